@@ -12,6 +12,8 @@ import (
 
 // An Object is a mail object: an envelope and its content.
 type Object struct {
+	// ID is the transaction's. Forks of one content share it.
+	ID       string
 	Envelope *mail.Envelope
 	Content  *Message
 }

@@ -38,6 +38,8 @@ type Config struct {
 	Limits   Limits
 	Timeouts wire.Timeouts
 
+	// NewID makes the id of a transaction.
+	NewID func() string
 	// Accept makes messages durable.
 	Accept Acceptor
 	// Verify says whether an agent has a recipient.
@@ -151,6 +153,7 @@ func addrOf(a net.Addr) netip.Addr {
 // A Transaction is one mail transaction (RFC 5321, section 3.3). At the
 // message stage each group of recipients that is treated alike has its own.
 type Transaction struct {
+	ID       string // in the reply, in Received, in the queue and in the log
 	Session  *Session
 	Envelope *mail.Envelope
 	Began    time.Time
@@ -159,6 +162,8 @@ type Transaction struct {
 	// matchers and placeholders read, and the session writes one
 	// Authentication-Results field of them.
 	Results []Result
+
+	expansion *expansion
 }
 
 // A Result is what a handler found out (RFC 8601, section 2.3).
