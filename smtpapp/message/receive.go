@@ -135,7 +135,6 @@ func (in *input) spill(head []byte, sp Spool) (b *Body, err error) {
 	w := &spoolFile{f: f, hash: sha256.New()}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("spool content: %w", err)
 			_ = f.Close()
 			_ = os.Remove(f.Name())
 		}
@@ -146,19 +145,20 @@ func (in *input) spill(head []byte, sp Spool) (b *Body, err error) {
 	} else if err := w.write(head); err != nil {
 		return nil, err
 	}
-	in.buf = buf
-	for !in.eof {
-		if err := in.fill(); err != nil {
-			return nil, err
-		}
+	for in.buf = buf; ; {
 		if len(in.buf) == spoolWrite || in.eof {
 			if err := w.write(in.buf); err != nil {
 				return nil, err
 			}
 			in.buf = in.buf[:0]
 		}
+		if in.eof {
+			return w.body(), nil
+		}
+		if err := in.fill(); err != nil {
+			return nil, err
+		}
 	}
-	return w.body(), nil
 }
 
 // spoolFile is a body on its way to a file.
@@ -173,8 +173,10 @@ func (w *spoolFile) write(p []byte) error {
 	w.hash.Write(p)
 	w.stats.add(p)
 	w.size += int64(len(p))
-	_, err := w.f.Write(p)
-	return err
+	if _, err := w.f.Write(p); err != nil {
+		return fmt.Errorf("spool content: %w", err)
+	}
+	return nil
 }
 
 func (w *spoolFile) body() *Body {

@@ -55,8 +55,11 @@ func (s *scanner) scan(buf []byte, eof bool) (done bool, err error) {
 			s.end, s.body = s.line, next
 			return true, nil
 		}
-		if err := s.check(buf, line, next); err != nil {
+		if err := s.check(buf, next); err != nil {
 			return false, err
+		}
+		if (next > 0 || eof) && bareNewline(line, next == 0) {
+			return false, mail.Refuse(550, "5.5.2", "bare CR or LF in header")
 		}
 		if next == 0 {
 			s.end, s.body = len(buf), len(buf)
@@ -78,11 +81,13 @@ func (s *scanner) current(buf []byte) (line []byte, next int) {
 	if end := next - 2; end >= s.line && buf[end] == '\r' {
 		return buf[s.line:end], next
 	}
-	return buf[s.line:next], next // check refuses it, or it is of the body
+	return buf[s.line:next], next // refused, or of the body
 }
 
-// classify tells what a line is from its first maxLine octets at most.
+// classify tells what a line is. Where that takes more octets than a line may
+// have, it is no field: so a line can be told before all of it is there.
 func classify(line []byte, inField bool) kind {
+	line = line[:min(len(line), maxLine+1)]
 	switch {
 	case len(line) == 0:
 		return emptyLine
@@ -90,7 +95,7 @@ func classify(line []byte, inField bool) kind {
 		return continuation
 	}
 	i := 0
-	for i < len(line) && i < maxLine && isNameChar(line[i]) {
+	for i < len(line) && isNameChar(line[i]) {
 		i++
 	}
 	name := i
@@ -105,7 +110,7 @@ func classify(line []byte, inField bool) kind {
 
 // check counts the current line, which is of a field, and holds it to the
 // limits.
-func (s *scanner) check(buf, line []byte, next int) error {
+func (s *scanner) check(buf []byte, next int) error {
 	l := &s.limits
 	if s.kind == fieldLine && s.field != s.line || s.fields == 0 {
 		s.field = s.line
@@ -122,14 +127,12 @@ func (s *scanner) check(buf, line []byte, next int) error {
 		return mail.Refuse(554, "5.6.0", "header field of more than %d octets", l.FieldSize)
 	case l.HeaderSize > 0 && end > l.HeaderSize:
 		return mail.Refuse(552, "5.3.4", "header of more than %d octets", l.HeaderSize)
-	case bareNewline(line, next == 0):
-		return mail.Refuse(550, "5.5.2", "bare CR or LF in header")
 	}
 	return nil
 }
 
-// bareNewline reports a CR or LF that ends no line. The last octet of a line
-// that still goes on may be the CR of a CRLF.
+// bareNewline reports a CR or LF that ends no line. The last octet of input
+// that ends within a line may be half a CRLF.
 func bareNewline(line []byte, open bool) bool {
 	i := bytes.IndexByte(line, '\r')
 	return i >= 0 && (!open || i < len(line)-1) || bytes.HasSuffix(line, []byte{'\n'})
