@@ -1,0 +1,177 @@
+// Package caddyfile reads the global option `smtp` of the Caddyfile and writes
+// the JSON of the smtp app.
+package caddyfile
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+
+	"github.com/caddymail/caddy-smtp/smtpapp"
+	"github.com/caddymail/caddy-smtp/smtpapp/caddyopt"
+)
+
+func init() { httpcaddyfile.RegisterGlobalOption("smtp", parseOption) }
+
+// parseOption reads the option. Repeated, it adds to what there is. Syntax:
+//
+//	{
+//		smtp {
+//			hostname     <name>
+//			postmaster   <address>
+//			resolver     <address[:port]...>
+//			ca           <provider> [...]
+//			grace_period <duration>
+//			drain_period <duration>
+//			queue [<path>] { ... }
+//			agent  <name> <module> [<args...>] { ... }
+//			server <name> [<addresses...>] { ... }
+//		}
+//	}
+func parseOption(d *caddyfile.Dispenser, existing any) (any, error) {
+	p := &parser{app: &smtpapp.App{
+		Servers:   map[string]*smtpapp.Server{},
+		AgentsRaw: map[string]json.RawMessage{},
+	}}
+	if prev, ok := existing.(httpcaddyfile.App); ok {
+		if err := json.Unmarshal(prev.Value, p.app); err != nil {
+			return nil, d.WrapErr(err)
+		}
+	}
+	d.Next()
+	if d.NextArg() {
+		return nil, d.ArgErr()
+	}
+	if err := caddyopt.Block(d, p.options()); err != nil {
+		return nil, err
+	}
+	return httpcaddyfile.App{Name: "smtp", Value: caddyconfig.JSON(p.app, nil)}, nil
+}
+
+// A parser holds the app that is being read.
+type parser struct {
+	app *smtpapp.App
+}
+
+func (p *parser) options() caddyopt.Table {
+	return caddyopt.Table{
+		"hostname":     caddyopt.String(&p.app.Hostname),
+		"postmaster":   caddyopt.String(&p.app.Postmaster),
+		"resolver":     caddyopt.Strings(&p.app.Resolver),
+		"ca":           caddyopt.Module("tls.ca_pool.source", "provider", &p.app.CARaw),
+		"grace_period": caddyopt.Duration(&p.app.GracePeriod),
+		"drain_period": caddyopt.Duration(&p.app.DrainPeriod),
+		"queue":        p.queue,
+		"agent":        p.agent,
+		"server":       p.server,
+	}
+}
+
+// queue reads where the queue is, and its schedule. Syntax:
+//
+//	queue [<path>] {
+//		retry             <durations...>
+//		expire            <duration>
+//		expire_null       <duration>
+//		delay_notice      <duration>
+//		max_attempts      <number>
+//		concurrency       <number>
+//		free_space        <size>
+//		dsn_agent         <name>
+//	}
+func (p *parser) queue(d *caddyfile.Dispenser) error {
+	q := &p.app.Queue
+	if d.NextArg() {
+		q.Path = d.Val()
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	return caddyopt.Block(d, caddyopt.Table{
+		"retry":        durations(&q.Retry),
+		"expire":       caddyopt.Duration(&q.Expire),
+		"expire_null":  caddyopt.Duration(&q.ExpireNull),
+		"delay_notice": caddyopt.Duration(&q.DelayNotice),
+		"max_attempts": caddyopt.Int(&q.MaxAttempts, 1),
+		"concurrency":  caddyopt.Int(&q.Concurrency, 1),
+		"free_space":   caddyopt.Size(&q.FreeSpace),
+		"dsn_agent":    caddyopt.String(&q.DSNAgent),
+	})
+}
+
+func durations(p *[]caddy.Duration) caddyopt.Option {
+	return caddyopt.Once(func(d *caddyfile.Dispenser) error {
+		for d.NextArg() {
+			v, err := caddy.ParseDuration(d.Val())
+			if err != nil || v <= 0 {
+				return d.Errf("'%s' is not a duration", d.Val())
+			}
+			*p = append(*p, caddy.Duration(v))
+		}
+		if len(*p) == 0 {
+			return d.ArgErr()
+		}
+		return nil
+	})
+}
+
+// agent reads a delivery agent under a name.
+func (p *parser) agent(d *caddyfile.Dispenser) error {
+	if !d.NextArg() {
+		return d.ArgErr()
+	}
+	name := d.Val()
+	if _, ok := p.app.AgentsRaw[name]; ok {
+		return d.Errf("agent %s is declared twice", name)
+	}
+	if _, err := caddy.GetModule("smtp.agents." + name); err == nil {
+		return d.Errf("an agent cannot have the name of a module (%s), which would be taken for it", name)
+	}
+	if !d.NextArg() {
+		return d.ArgErr()
+	}
+	raw, err := caddyopt.Guest(d, "smtp.agents", "agent")
+	if err != nil {
+		return err
+	}
+	p.app.AgentsRaw[name] = raw
+	return nil
+}
+
+// inline takes the agent that a handler declares in its own line to the app's
+// agents, under the name of its server and its module.
+func (p *parser) inline(d *caddyfile.Dispenser, server string, h caddyopt.AgentDeclarer) error {
+	module, raw := h.DeclaredAgent()
+	if module == "" {
+		return nil
+	}
+	name := server + "." + module
+	raw, err := withKey(raw, "agent", module)
+	if err != nil {
+		return d.WrapErr(err)
+	}
+	if prev, ok := p.app.AgentsRaw[name]; ok && string(prev) != string(raw) {
+		return d.Errf("server %s has a %s agent already; declare this one under a name: agent <name> %s ...", server, module, module)
+	}
+	p.app.AgentsRaw[name] = raw
+	h.NameAgent(name)
+	return nil
+}
+
+// withKey adds a string to a JSON object.
+func withKey(raw json.RawMessage, key, value string) (json.RawMessage, error) {
+	obj := map[string]json.RawMessage{}
+	if err := json.Unmarshal(raw, &obj); err != nil {
+		return nil, fmt.Errorf("agent %s: %w", value, err)
+	}
+	v, err := json.Marshal(value)
+	if err != nil {
+		return nil, err
+	}
+	obj[key] = v
+	return json.Marshal(obj)
+}
