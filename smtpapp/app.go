@@ -177,7 +177,10 @@ func (a *App) provisionEnv() error {
 		}
 		servers = append(servers, s)
 	}
-	a.env.Resolver = dns.New(servers)
+	var err error
+	if a.env.Resolver, err = dns.New(servers); err != nil {
+		return fmt.Errorf("resolver: %w", err)
+	}
 	if len(a.CARaw) > 0 {
 		mod, err := a.ctx.LoadModule(a, "CARaw")
 		if err != nil {

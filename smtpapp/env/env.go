@@ -6,6 +6,7 @@ package env
 import (
 	"context"
 	"crypto/x509"
+	"net"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/dns"
 )
@@ -34,5 +35,5 @@ func FromContext(ctx context.Context) *Env {
 	if e, ok := ctx.Value(key{}).(*Env); ok {
 		return e
 	}
-	return &Env{Hostname: "localhost", Resolver: dns.New(nil)}
+	return &Env{Hostname: "localhost", Resolver: net.DefaultResolver}
 }

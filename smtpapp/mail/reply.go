@@ -23,7 +23,9 @@ func Refuse(code int, enh, format string, args ...any) *Reply {
 }
 
 // Error makes a reply an error.
-func (r *Reply) Error() string { return strings.TrimSpace(fmt.Sprintf("%d %s", r.Code, r.Enh)) + " " + r.Text }
+func (r *Reply) Error() string {
+	return strings.TrimSpace(fmt.Sprintf("%d %s", r.Code, r.Enh)) + " " + r.Text
+}
 
 // Permanent reports whether the reply refuses for good.
 func (r *Reply) Permanent() bool { return r.Code/100 == 5 }
