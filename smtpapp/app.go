@@ -91,6 +91,7 @@ type App struct {
 	agents   map[string]queue.Agent
 	policy   *queue.Policy
 	queue    *sharedQueue
+	queueKey string
 	lifetime *lifetime
 }
 

@@ -1,0 +1,72 @@
+package tests
+
+import (
+	"encoding/json"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/caddymail/caddy-smtp/"
+
+// aboveTheLine is what may know of Caddy; see docs/design.md.
+var aboveTheLine = []string{"caddyfile", "cmd/caddy", "smtpapp", "smtpapp/caddyopt", "smtpapp/placeholder", "smtpapp/login", "tests"}
+
+type pkg struct {
+	ImportPath string
+	Imports    []string
+	Deps       []string
+}
+
+func packages(t *testing.T) []pkg {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,Deps", module+"...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ps []pkg
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		if err := d.Decode(&p); err == io.EOF {
+			return ps
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		ps = append(ps, p)
+	}
+}
+
+// TestLayers: arrows point down, and none goes sideways among handlers.
+func TestLayers(t *testing.T) {
+	seen := 0
+	for _, p := range packages(t) {
+		name := strings.TrimPrefix(p.ImportPath, module)
+		handler := strings.HasPrefix(name, "handlers/")
+		if strings.HasPrefix(name, "smtpapp/") && !slices.Contains(aboveTheLine, name) {
+			seen++
+			for _, d := range p.Deps {
+				if strings.HasPrefix(d, "github.com/caddyserver/caddy/") {
+					t.Errorf("%s depends on %s", name, d)
+					break
+				}
+			}
+		}
+		for _, i := range p.Imports {
+			i, ours := strings.CutPrefix(i, module)
+			switch {
+			case !ours:
+			case handler && i == "smtpapp":
+				t.Errorf("%s imports smtpapp", name)
+			case handler && strings.HasPrefix(i, "handlers/"):
+				t.Errorf("%s imports %s", name, i)
+			case strings.HasPrefix(name, "smtpapp") && (i == "caddyfile" || strings.HasPrefix(i, "handlers/")):
+				t.Errorf("%s imports %s", name, i)
+			}
+		}
+	}
+	if seen < 9 {
+		t.Errorf("only %d packages below the line were seen", seen)
+	}
+}
