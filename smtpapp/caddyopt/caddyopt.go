@@ -18,13 +18,17 @@ import (
 type Option = func(d *caddyfile.Dispenser) error
 
 // A Table has the options of a block by name. Make a new one for each block:
-// options that hold one value remember that they were given.
+// options that hold one value remember that they were given. The option "", if
+// there is one, reads what no other does.
 type Table map[string]Option
 
 // Block reads the block that d stands before, if there is one.
 func Block(d *caddyfile.Dispenser, t Table) error {
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		read, ok := t[d.Val()]
+		if !ok {
+			read, ok = t[""]
+		}
 		if !ok {
 			return d.Errf("unrecognized option '%s'", d.Val())
 		}

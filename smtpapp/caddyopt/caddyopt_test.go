@@ -141,6 +141,17 @@ func TestBlockErrors(t *testing.T) {
 	}
 }
 
+func TestBlockOther(t *testing.T) {
+	var known bool
+	var other []string
+	d := caddyfile.NewTestDispenser("x {\nknown\na\nb\n}")
+	d.Next()
+	err := Block(d, Table{"known": Flag(&known), "": func(d *caddyfile.Dispenser) error { other = append(other, d.Val()); return nil }})
+	if err != nil || !known || strings.Join(other, " ") != "a b" {
+		t.Error(err, known, other)
+	}
+}
+
 func TestParseMode(t *testing.T) {
 	if m, err := ParseMode("", 0o700); m != 0o700 || err != nil {
 		t.Error(m, err)

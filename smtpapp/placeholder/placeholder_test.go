@@ -44,7 +44,9 @@ func TestNew(t *testing.T) {
 }
 
 func TestOnlyRecipient(t *testing.T) {
-	to := func(local string) *mail.Recipient { return mail.NewRecipient(mail.Address{Local: local, Domain: "x.example"}) }
+	to := func(local string) *mail.Recipient {
+		return mail.NewRecipient(mail.Address{Local: local, Domain: "x.example"})
+	}
 	tx := &session.Transaction{Envelope: &mail.Envelope{Recipients: []*mail.Recipient{to("a")}}}
 	if got := New(nil, tx, nil).ReplaceAll("{smtp.rcpt}", ""); got != "a@x.example" {
 		t.Error(got)
