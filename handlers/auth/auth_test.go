@@ -30,7 +30,6 @@ func init() {
 // hashes knows the users it is given; asked for "broken", it is.
 type hashes struct {
 	Users map[string]string `json:"users,omitempty"`
-	asked int
 }
 
 func (*hashes) CaddyModule() caddy.ModuleInfo {
@@ -38,11 +37,13 @@ func (*hashes) CaddyModule() caddy.ModuleInfo {
 }
 
 func (h *hashes) PasswordHashes(_ context.Context, user string) ([]string, bool, error) {
-	h.asked++
 	if user == "broken" {
 		return nil, false, errors.New("down")
 	}
 	v, ok := h.Users[user]
+	if ok && v == "" {
+		return nil, true, nil
+	}
 	return []string{v}, ok, nil
 }
 
@@ -327,6 +328,19 @@ func TestSameWork(t *testing.T) {
 		if len(seen.hashes) != 1 || !strings.HasPrefix(seen.hashes[0], "$2a$04$") {
 			t.Errorf("%s: %q", user, seen.hashes)
 		}
+	}
+}
+
+// TestNoPassword is of a user that a source knows but has no hash of.
+func TestNoPassword(t *testing.T) {
+	h, _, err := newHandler(t, `{"sources":[{"source":"test_hashes","users":{"eve":""}}]}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := &recorder{}
+	h.passwords.comparers["bcrypt"] = seen
+	if got := run(t, h, client(), "PLAIN", []byte("\x00eve\x00x")); !strings.HasPrefix(got, "535") || len(seen.hashes) != 1 {
+		t.Error(got, seen.hashes)
 	}
 }
 

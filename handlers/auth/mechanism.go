@@ -3,7 +3,6 @@ package auth
 import (
 	"bytes"
 	"context"
-	"log/slog"
 	"slices"
 	"strings"
 
@@ -85,7 +84,7 @@ func (x *exchange) accept(user string) {
 // refuse logs a failure. A name that no source knows is not logged: it may be
 // a password, typed into the wrong field.
 func (x *exchange) refuse(user string, r *mail.Reply) error {
-	attrs := []any{"session", x.s.ID, "mechanism", x.mechanism, slog.String("remote", x.s.RemoteIP().String())}
+	attrs := []any{"session", x.s.ID, "mechanism", x.mechanism, "remote", x.s.RemoteIP().String()}
 	if user != "" {
 		attrs = append(attrs, "user", user)
 	}

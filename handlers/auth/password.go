@@ -64,7 +64,10 @@ func (h *Handler) ask(ctx context.Context, src any, user, password string) (verd
 			return right, nil
 		}
 	}
-	return wrong, nil
+	if len(hashes) == 0 { // a user without a password is not to be told from none
+		err = h.passwords.pretend(ctx, "", password)
+	}
+	return wrong, err
 }
 
 // A comparer is one of Caddy's modules in http.authentication.hashes.
