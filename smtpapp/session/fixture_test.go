@@ -197,6 +197,11 @@ func (s *server) pipe(ctx context.Context) (net.Conn, *session.Session) {
 	return client, sess
 }
 
+func (s *server) serve(c net.Conn) {
+	_ = session.New(c, s.cfg, false).Serve(context.Background())
+	s.closed <- struct{}{}
+}
+
 // listen serves connections on a socket.
 func (s *server) listen(implicit bool) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
