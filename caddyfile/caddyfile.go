@@ -78,7 +78,6 @@ func (p *parser) options() caddyopt.Table {
 //		expire            <duration>
 //		expire_null       <duration>
 //		delay_notice      <duration>
-//		max_attempts      <number>
 //		concurrency       <number>
 //		free_space        <size>
 //		dsn_agent         <name>
@@ -96,7 +95,6 @@ func (p *parser) queue(d *caddyfile.Dispenser) error {
 		"expire":       caddyopt.Duration(&q.Expire),
 		"expire_null":  caddyopt.Duration(&q.ExpireNull),
 		"delay_notice": caddyopt.Duration(&q.DelayNotice),
-		"max_attempts": caddyopt.Int(&q.MaxAttempts, 1),
 		"concurrency":  caddyopt.Int(&q.Concurrency, 1),
 		"free_space":   caddyopt.Size(&q.FreeSpace),
 		"dsn_agent":    caddyopt.String(&q.DSNAgent),

@@ -154,8 +154,19 @@ func (b *block) handler(seg caddyfile.Segment) error {
 		r.Group, sr.Group = "handle", "handle"
 	}
 	r.HandlersRaw, sr.Handlers = []json.RawMessage{raw}, []session.Handler{h}
-	b.routes, b.plan = append(b.routes, r), append(b.plan, sr)
+	b.add(r, sr)
 	return nil
+}
+
+// add appends a route. Handlers without a matcher share one with those before.
+func (b *block) add(r *smtpapp.Route, sr session.Route) {
+	plain := func(r *smtpapp.Route) bool { return r.Group == "" && len(r.MatchersRaw) == 0 }
+	if n := len(b.routes); n > 0 && plain(r) && plain(b.routes[n-1]) {
+		b.routes[n-1].HandlersRaw = append(b.routes[n-1].HandlersRaw, r.HandlersRaw...)
+		b.plan[n-1].Handlers = append(b.plan[n-1].Handlers, sr.Handlers...)
+		return
+	}
+	b.routes, b.plan = append(b.routes, r), append(b.plan, sr)
 }
 
 // nested reads a block of handlers in the place of one.

@@ -1,0 +1,92 @@
+package tests
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestAdapt compares each Caddyfile in testdata/adapt with the JSON below the
+// line of dashes in its file. UPDATE=1 writes the JSON anew.
+func TestAdapt(t *testing.T) {
+	files, err := filepath.Glob("testdata/adapt/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no files: %v", err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, want, _ := strings.Cut(string(b), "\n----------\n")
+			got, err := adapt(t, text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if os.Getenv("UPDATE") != "" {
+				var out bytes.Buffer
+				if err := json.Indent(&out, got, "", "\t"); err != nil {
+					t.Fatal(err)
+				}
+				want = out.String()
+				if err := os.WriteFile(file, []byte(text+"\n----------\n"+want+"\n"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !sameJSON(t, got, []byte(want)) {
+				var out bytes.Buffer
+				json.Indent(&out, got, "", "\t")
+				t.Errorf("adapts to:\n%s", out.String())
+			}
+		})
+	}
+}
+
+// TestCaddyfileErrors: what is wrong is named, with file and line.
+func TestCaddyfileErrors(t *testing.T) {
+	const server = "{\n\tsmtp {\n\t\tserver mx :25 {\n\t\t\t%\n\t\t}\n\t}\n}\n"
+	const top = "{\n\tsmtp {\n\t\t%\n\t}\n}\n"
+	for name, tc := range map[string]struct{ frame, in, want string }{
+		"unknown option of the app":     {top, "hostnam x", "unrecognized option 'hostnam', at Caddyfile:3"},
+		"unknown option of a server":    {server, "greet_perod 3s", "unrecognized option or handler 'greet_perod', at Caddyfile:4"},
+		"missing argument":              {top, "hostname", "Wrong argument count"},
+		"missing argument, line":        {top, "hostname", "at Caddyfile:3"},
+		"option twice":                  {top, "hostname a\nhostname b", "given twice, at Caddyfile:4"},
+		"bad duration":                  {top, "grace_period soon", "at Caddyfile:3"},
+		"address in the name's place":   {top, "server :25 {\n discard\n}", "a server has a name first"},
+		"no address":                    {top, "server mx {\n discard\n}", "no address to listen on"},
+		"server twice":                  {top, "server a :25 {\n discard\n}\nserver a :26 {\n discard\n}", "declared twice, at Caddyfile:6"},
+		"agent twice":                   {top, "agent a discard\nagent a discard", "declared twice, at Caddyfile:4"},
+		"agent with a module's name":    {top, "agent discard discard", "cannot have the name of a module"},
+		"no such agent module":          {top, "agent a pigeon", "no module 'pigeon' in smtp.agents"},
+		"no such matcher":               {server, "@x moon_phase full\ndiscard @x", "no module 'moon_phase' in smtp.matchers"},
+		"matcher not defined":           {server, "discard @nobody", "matcher @nobody is not defined, at Caddyfile:4"},
+		"matcher never used":            {server, "@x rcpt_domain a.test\ndiscard", "matcher @x is never used, at Caddyfile:4"},
+		"matcher twice":                 {server, "@x rcpt_domain a.test\n@x rcpt_domain b.test\ndiscard @x", "defined twice, at Caddyfile:5"},
+		"too early for its matcher":     {server, "@x rcpt_domain a.test\nauth @x {\n inline {\n a $2a$04$0JlfMz3Z819idSiDbcUqguRDVxSeueOrPfGB8HIF0dntX1m7yecAO\n }\n}", "before its matcher can decide at RCPT, at Caddyfile:5"},
+		"two catch-alls":                {server, "handle {\n discard\n}\nhandle {\n reject\n}", "unreachable: the route at Caddyfile:4 matches everything, at Caddyfile:7"},
+		"nobody left":                   {server, "discard\nrelay", "unreachable: discard before it takes every recipient, at Caddyfile:5"},
+		"empty handle":                  {server, "handle {\n}", "without a handler, at Caddyfile:4"},
+		"argument of handle":            {server, "handle x {\n discard\n}", "at Caddyfile:4"},
+		"two agents of a module inline": {server, "@a rcpt_domain a.test\ndeliver @a maildir /a\ndeliver maildir /b", "declare this one under a name"},
+		"tls setting":                   {server, "tls external\ndiscard", "unrecognized TLS setting 'external'"},
+		"limit":                         {server, "limits {\n recipients many\n}\ndiscard", "at Caddyfile:5"},
+		"reply code":                    {server, "reject 250", "Caddyfile:4"},
+		"expression":                    {server, "@x expression `mail_fro == \"a\"`\ndiscard @x", "mail_fro"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg, err := adapt(t, strings.Replace(tc.frame, "%", tc.in, 1))
+			if err == nil {
+				err = validate(t, cfg)
+			}
+			if err == nil {
+				t.Fatal("no error")
+			}
+			contains(t, err.Error(), tc.want)
+		})
+	}
+}
