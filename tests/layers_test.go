@@ -12,7 +12,7 @@ import (
 const module = "github.com/caddymail/caddy-smtp/"
 
 // aboveTheLine is what may know of Caddy; see docs/design.md.
-var aboveTheLine = []string{"caddyfile", "cmd/caddy", "smtpapp", "smtpapp/caddyopt", "smtpapp/placeholder", "smtpapp/login", "tests"}
+var aboveTheLine = []string{"caddyfile", "cmd/caddy", "smtpapp", "smtpapp/caddyopt", "smtpapp/placeholder", "tests"}
 
 type pkg struct {
 	ImportPath string

@@ -166,9 +166,16 @@ func (c *compiler) handler(h Handler, rt *route) {
 		c.errorf(h.Where, "%s acts at %s, before its matcher can decide at %s", h.Name, Stage(last), rt.stage)
 		return
 	}
+	if has[StageAuth] && rt.stage > StageAuth {
+		c.errorf(h.Where, "%s offers logins at %s, before its matcher can decide at %s", h.Name, StageAuth, rt.stage)
+		return
+	}
 	only := stages
 	if s, ok := h.Module.(Starter); ok {
-		only = s.StartsAt(rt.stage, rt.conditional)
+		if only = s.StartsAt(rt.stage, rt.conditional); only < rt.stage || !has[only] {
+			c.errorf(h.Where, "%s acts at %s, before its matcher can decide at %s", h.Name, only, rt.stage)
+			return
+		}
 	}
 	for st := rt.stage; st < stages; st++ {
 		if has[st] && (only == stages || st == only) {
