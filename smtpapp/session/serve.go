@@ -77,8 +77,11 @@ func (s *Session) Drain(exiting bool) { s.conn.Drain(exiting) }
 // ends. It closes the connection.
 func (s *Session) Serve(ctx context.Context) (err error) {
 	stop := s.conn.CutOff(ctx)
+	defer stop()
 	defer func() {
-		stop()
+		if v := recover(); v != nil { // in what TLS asks the configuration
+			s.Log.Error("panic in a session", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+		}
 		if e := s.conn.Close(); err == nil {
 			err = e
 		}

@@ -8,6 +8,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -163,8 +165,16 @@ func (c *Conn) linger() {
 	_, _ = io.CopyN(io.Discard, c.nc, lingerSize)
 }
 
-// read gives the dispatcher its next line, or a part of it.
-func (c *Conn) read(p []byte) (int, error) {
+// read gives the dispatcher its next line, or a part of it. The dispatcher
+// catches panics while it has a command, but not while it waits for one.
+func (c *Conn) read(p []byte) (n int, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			c.cfg.Log.Error("panic in a connection", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+			c.reply(errFault)
+			n, err = 0, io.EOF
+		}
+	}()
 	if c.turn.pending == "" {
 		line, ok := c.next()
 		if !ok {
@@ -173,7 +183,7 @@ func (c *Conn) read(p []byte) (int, error) {
 		}
 		c.turn.pending = line + "\r\n"
 	}
-	n := copy(p, c.turn.pending)
+	n = copy(p, c.turn.pending)
 	c.turn.pending = c.turn.pending[n:]
 	return n, nil
 }
@@ -260,11 +270,7 @@ func (c *Conn) converse() (forward string) {
 
 func (c *Conn) command(line string) (forward string, r *mail.Reply) {
 	verb, arg := splitLine(line)
-	if verb == "AUTH" {
-		c.debug("C", "AUTH (secret)")
-	} else {
-		c.debug("C", line)
-	}
+	c.debugLine(verb, line)
 	switch verb {
 	case "BDAT":
 		return c.bdat(arg)
@@ -315,6 +321,18 @@ func (c *Conn) flush() error {
 
 // debug logs a line of the dialogue.
 func (c *Conn) debug(who, line string) { c.cfg.Log.Debug("dialogue", "from", who, "line", line) }
+
+// debugLine logs a command, unless it has, or may be, a password: there are
+// clients that send one although the AUTH before it was refused.
+func (c *Conn) debugLine(verb, line string) {
+	switch {
+	case strings.HasPrefix(verb, "AUTH"):
+		line = "AUTH (secret)"
+	case len(verb) > len("STARTTLS") || strings.Trim(verb, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "":
+		line = "(no command)"
+	}
+	c.debug("C", line)
+}
 
 func (c *Conn) debugReply(r *mail.Reply) {
 	switch {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -41,6 +42,8 @@ func (s *simple) Command(verb, arg string) (string, *mail.Reply) {
 		return "DATA", nil
 	case "AUTH":
 		return "AUTH", nil
+	case "PANIC":
+		panic(arg)
 	case "RSET":
 		return "RSET", &mail.Reply{Code: 250, Text: "reset"}
 	case "QUIT":
@@ -131,6 +134,24 @@ func TestSilentDispatcher(t *testing.T) {
 	}
 	if heard := talk(t, Config{}, &simple{silent: true}, "DATA\r\n", "NOOP\r\n"); heard != "220 hello\r\n421 4.3.0 local error in processing\r\n" {
 		t.Errorf("%q", heard)
+	}
+}
+
+// TestPanic: a panic ends the session and nothing else.
+func TestPanic(t *testing.T) {
+	if heard := talk(t, Config{}, new(simple), "PANIC\r\n", "NOOP\r\n"); heard != "220 hello\r\n421 4.3.0 local error in processing\r\n" {
+		t.Errorf("%q", heard)
+	}
+}
+
+// TestSecrets: passwords do not get into the log, whatever the client takes
+// for a command.
+func TestSecrets(t *testing.T) {
+	var log bytes.Buffer
+	cfg := Config{Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	talk(t, cfg, new(simple), "NOOP x\x1b\r\n", "AUTH PLAIN c2VjcmV0\r\n", "c2VjcmV0\r\n", "AUTH\tc2VjcmV0\r\n", "c2VjcmV0\r\n", "QUIT\r\n")
+	if l := log.String(); strings.Contains(l, "c2VjcmV0") || strings.Contains(l, "C2VJCMV0") || !strings.Contains(l, `line="NOOP x\x1b"`) || !strings.Contains(l, "221 bye") {
+		t.Error(l)
 	}
 }
 
