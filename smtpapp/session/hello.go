@@ -13,7 +13,7 @@ func (s *Session) ehlo(arg string) (string, *mail.Reply) {
 		return "", r
 	}
 	lines := append([]string{s.cfg.Hostname + " at your service"}, s.extensions()...)
-	return "EHLO x", &mail.Reply{Code: 250, Text: strings.Join(lines, "\n")}
+	return s.resets(&mail.Reply{Code: 250, Text: strings.Join(lines, "\n")})
 }
 
 // helo is HELO: no extensions, and one line (RFC 5321, section 4.1.1.1).
@@ -21,11 +21,10 @@ func (s *Session) helo(arg string) (string, *mail.Reply) {
 	if r := s.hello(arg, false); r != nil {
 		return "", r
 	}
-	return "HELO x", &mail.Reply{Code: 250, Text: s.cfg.Hostname}
+	return s.resets(&mail.Reply{Code: 250, Text: s.cfg.Hostname})
 }
 
-// hello takes the client's name, unless a handler refuses it. The transaction,
-// if there is one, ends when go-smtp sees the command.
+// hello takes the client's name, unless a handler refuses it.
 func (s *Session) hello(name string, esmtp bool) *mail.Reply {
 	if !validHello(name) {
 		return mail.Refuse(501, "5.5.4", "a domain or an address literal is wanted")

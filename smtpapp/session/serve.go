@@ -97,7 +97,9 @@ func (s *Session) Serve(ctx context.Context) (err error) {
 	}
 	s.greet()
 	for {
-		s.dispatch()
+		for s.conn.Await() {
+			s.dispatch()
+		}
 		st, err := s.conn.Upgrade(ctx)
 		if st == nil {
 			return err
@@ -131,8 +133,9 @@ func (s *Session) greet() {
 	s.conn.Greet(&no)
 }
 
-// dispatch lets go-smtp serve the connection until it ends, or TLS begins: it
-// knows nothing of what was said before.
+// dispatch lets go-smtp serve the connection for a transaction or a login. A
+// server of its own for each keeps idle clients small, and lets it remember
+// nothing.
 func (s *Session) dispatch() {
 	srv := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return dialogue{s}, nil }))
 	srv.Domain = s.cfg.Hostname

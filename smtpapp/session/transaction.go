@@ -84,7 +84,15 @@ func (s *Session) bdat(string) (string, *mail.Reply) {
 
 // rset is RSET (RFC 5321, section 4.1.1.5).
 func (s *Session) rset(string) (string, *mail.Reply) {
-	return "RSET", &mail.Reply{Code: 250, Enh: "2.0.0", Text: "ok"}
+	return s.resets(&mail.Reply{Code: 250, Enh: "2.0.0", Text: "ok"})
+}
+
+// resets ends the transaction, if there is one, by way of go-smtp.
+func (s *Session) resets(r *mail.Reply) (string, *mail.Reply) {
+	if s.tx == nil {
+		return "", r
+	}
+	return "RSET", r
 }
 
 // endTransaction drops the transaction, if there is one.

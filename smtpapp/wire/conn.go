@@ -87,9 +87,32 @@ func (c *Conn) early() {
 	}
 }
 
-// Listener returns a listener that accepts the connection once. When the
-// dispatcher has closed what it accepted, it fails.
+// Await speaks with the client until there is something for the dispatcher,
+// which need not exist before: most clients are idle most of the time. It
+// reports false when the session is over, or TLS is to begin.
+func (c *Conn) Await() bool {
+	c.caught(func() {
+		if c.settle(); c.turn.queued != "" { // it left in the middle of things
+			c.reply(errFault)
+		}
+		for !c.over() && c.turn.queued == "" {
+			c.turn.queued = c.converse()
+			c.turn.queuedWith, c.turn.answer = c.turn.answer, nil
+		}
+	})
+	if c.over() {
+		_ = c.flush()
+		return false
+	}
+	return true
+}
+
+// Listener returns a listener that accepts the connection once, for a
+// dispatcher that is new: it is told of a hello first. The dispatcher is shown
+// the end of the connection when there is nothing more for it, and the
+// listener fails when it has closed what it accepted.
 func (c *Conn) Listener() net.Listener {
+	c.turn.pending = "EHLO x\r\n"
 	return &listener{port: &port{c: c, closed: make(chan struct{})}}
 }
 
@@ -165,48 +188,60 @@ func (c *Conn) linger() {
 	_, _ = io.CopyN(io.Discard, c.nc, lingerSize)
 }
 
-// read gives the dispatcher its next line, or a part of it. The dispatcher
-// catches panics while it has a command, but not while it waits for one.
+// read gives the dispatcher its next line, or a part of it.
 func (c *Conn) read(p []byte) (n int, err error) {
+	c.caught(func() {
+		if c.turn.pending == "" {
+			c.turn.pending = c.next()
+		}
+		n = copy(p, c.turn.pending)
+		c.turn.pending = c.turn.pending[n:]
+	})
+	if n == 0 {
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// caught runs f, which ends the session if it panics. The dispatcher catches
+// panics only while it has a command.
+func (c *Conn) caught(f func()) {
 	defer func() {
 		if v := recover(); v != nil {
 			c.cfg.Log.Error("panic in a connection", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 			c.reply(errFault)
-			n, err = 0, io.EOF
 		}
 	}()
-	if c.turn.pending == "" {
-		line, ok := c.next()
-		if !ok {
-			_ = c.flush()
-			return 0, io.EOF
-		}
-		c.turn.pending = line + "\r\n"
-	}
-	n = copy(p, c.turn.pending)
-	c.turn.pending = c.turn.pending[n:]
-	return n, nil
+	f()
 }
 
 // next ends the command before and returns the next line that the dispatcher
-// has to see.
-func (c *Conn) next() (line string, ok bool) {
+// has to see, "" if it is not needed any more.
+func (c *Conn) next() string {
 	if c.settle() {
-		return ".", true
+		return ".\r\n"
 	}
 	for !c.over() {
 		line := c.turn.queued
-		if line != "" {
+		switch {
+		case line != "":
 			c.turn.queued, c.turn.answer = "", c.turn.queuedWith
-		} else {
+		case c.pausing():
+			return ""
+		default:
 			line = c.converse()
 		}
 		if line != "" {
 			c.turn.forwarded = true
-			return line, true
+			return line + "\r\n"
 		}
 	}
-	return "", false
+	return ""
+}
+
+// pausing reports whether the client may be silent for a while now.
+func (c *Conn) pausing() bool {
+	return c.in.empty() && !c.turn.responding && c.cfg.Handler.Phase() != InTransaction
 }
 
 func (c *Conn) over() bool { return c.broken != nil || c.out.final || c.out.err != nil || c.tls != nil }

@@ -22,6 +22,7 @@ type simple struct {
 	c      *Conn
 	sink   func(io.Reader) error
 	silent bool // answers nothing
+	hasty  bool // leaves at once
 	phase  Phase
 	lines  []string // that the dispatcher saw
 	asked  []string // that the handler saw
@@ -58,8 +59,18 @@ func (s *simple) serve(ctx context.Context) {
 	stop := s.c.CutOff(ctx)
 	defer stop()
 	s.c.Greet(&mail.Reply{Code: 220, Text: "hello"})
+	for s.c.Await() {
+		s.dispatch()
+	}
+	_ = s.c.Close()
+}
+
+func (s *simple) dispatch() {
 	p, _ := s.c.Listener().Accept()
 	for r := bufio.NewScanner(p); r.Scan(); {
+		if s.hasty {
+			break
+		}
 		s.lines = append(s.lines, r.Text())
 		switch {
 		case s.silent:
@@ -73,7 +84,6 @@ func (s *simple) serve(ctx context.Context) {
 			s.c.Answer(r)
 		}
 	}
-	_ = s.c.Close()
 }
 
 // talk plays what the client says, in writes of their own, and returns all
@@ -118,7 +128,7 @@ func TestDispatcherSeesOnlyWhatIsForwarded(t *testing.T) {
 	if g := fmt.Sprintf("%q", got); g != `["a\r\n" "b" "c\r\n"]` {
 		t.Error(g)
 	}
-	if g := strings.Join(s.lines, ","); g != "AUTH,response secret,DATA,.,DATA,.,RSET,DATA,." {
+	if g := strings.Join(s.lines, ","); g != "EHLO x,AUTH,response secret,DATA,.,DATA,.,RSET,EHLO x,DATA,." {
 		t.Error(g)
 	}
 	if g := strings.Join(s.asked, ","); g != "NOOP|x,AUTH|,DATA|,BDAT|1,RSET|,BDAT|1 LAST,QUIT|" {
@@ -130,6 +140,9 @@ func TestDispatcherSeesOnlyWhatIsForwarded(t *testing.T) {
 // upgrade say, is not trusted.
 func TestSilentDispatcher(t *testing.T) {
 	if heard := talk(t, Config{}, &simple{silent: true}, "AUTH\r\n", "NOOP\r\n"); heard != "220 hello\r\n421 4.3.0 local error in processing\r\n" {
+		t.Errorf("%q", heard)
+	}
+	if heard := talk(t, Config{}, &simple{hasty: true}, "AUTH\r\n", "NOOP\r\n"); heard != "220 hello\r\n421 4.3.0 local error in processing\r\n" {
 		t.Errorf("%q", heard)
 	}
 	if heard := talk(t, Config{}, &simple{silent: true}, "DATA\r\n", "NOOP\r\n"); heard != "220 hello\r\n421 4.3.0 local error in processing\r\n" {
