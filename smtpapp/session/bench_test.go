@@ -89,7 +89,7 @@ func BenchmarkIdle(b *testing.B) {
 					cl.begin()
 					conns[len(conns)-1] = cl.Conn
 				}
-				time.Sleep(50 * time.Millisecond)
+				time.Sleep(2200 * time.Millisecond) // until they are idle
 				b.ReportMetric(float64(inUse()-before)/n, "B/client")
 				for _, c := range conns {
 					c.Close()

@@ -54,6 +54,7 @@ func TestTimeouts(t *testing.T) {
 		{"half a hello", func(c *client) { c.expect("220"); c.raw("EHLO ") }, 30 * time.Second},
 		{"command", func(c *client) { c.begin() }, 5 * time.Minute},
 		{"transaction", func(c *client) { c.begin(); c.envelope() }, 5 * time.Minute},
+		{"after a transaction", func(c *client) { c.begin(); c.envelope(); c.send("RSET"); c.expect("250") }, 5 * time.Minute},
 		{"login", func(c *client) { c.begin(); c.send("AUTH PLAIN"); c.expect("334") }, 5 * time.Minute},
 		{"content", func(c *client) { c.begin(); c.envelope(); c.send("DATA"); c.expect("354"); c.raw("x") }, time.Minute},
 		{"chunk", func(c *client) { c.begin(); c.envelope(); c.raw("BDAT 5\r\nx") }, time.Minute},

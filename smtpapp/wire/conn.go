@@ -41,6 +41,10 @@ type turn struct {
 	queued     string // a line it will be given next, and the answer
 	queuedWith *mail.Reply
 	responding bool // the next line answers a 334
+
+	present   bool      // there is a dispatcher
+	dismissed bool      // it can go: the client is idle
+	since     time.Time // when the client fell silent, if it has
 }
 
 // New returns the Conn of a client.
@@ -91,6 +95,7 @@ func (c *Conn) early() {
 // which need not exist before: most clients are idle most of the time. It
 // reports false when the session is over, or TLS is to begin.
 func (c *Conn) Await() bool {
+	c.turn.present = false
 	c.caught(func() {
 		if c.settle(); c.turn.queued != "" { // it left in the middle of things
 			c.reply(errFault)
@@ -112,7 +117,7 @@ func (c *Conn) Await() bool {
 // the end of the connection when there is nothing more for it, and the
 // listener fails when it has closed what it accepted.
 func (c *Conn) Listener() net.Listener {
-	c.turn.pending = "EHLO x\r\n"
+	c.turn.pending, c.turn.present, c.turn.dismissed = "EHLO x\r\n", true, false
 	return &listener{port: &port{c: c, closed: make(chan struct{})}}
 }
 
@@ -221,14 +226,11 @@ func (c *Conn) next() string {
 	if c.settle() {
 		return ".\r\n"
 	}
-	for !c.over() {
+	for !c.over() && !c.turn.dismissed {
 		line := c.turn.queued
-		switch {
-		case line != "":
+		if line != "" {
 			c.turn.queued, c.turn.answer = "", c.turn.queuedWith
-		case c.pausing():
-			return ""
-		default:
+		} else {
 			line = c.converse()
 		}
 		if line != "" {
@@ -237,11 +239,6 @@ func (c *Conn) next() string {
 		}
 	}
 	return ""
-}
-
-// pausing reports whether the client may be silent for a while now.
-func (c *Conn) pausing() bool {
-	return c.in.empty() && !c.turn.responding && c.cfg.Handler.Phase() != InTransaction
 }
 
 func (c *Conn) over() bool { return c.broken != nil || c.out.final || c.out.err != nil || c.tls != nil }
@@ -284,7 +281,7 @@ func (c *Conn) converse() (forward string) {
 		c.reply(bad)
 		return ""
 	}
-	if c.broken != nil {
+	if c.broken != nil || c.turn.dismissed {
 		return ""
 	}
 	var r *mail.Reply

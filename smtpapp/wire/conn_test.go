@@ -128,10 +128,35 @@ func TestDispatcherSeesOnlyWhatIsForwarded(t *testing.T) {
 	if g := fmt.Sprintf("%q", got); g != `["a\r\n" "b" "c\r\n"]` {
 		t.Error(g)
 	}
-	if g := strings.Join(s.lines, ","); g != "EHLO x,AUTH,response secret,DATA,.,DATA,.,RSET,EHLO x,DATA,." {
+	if g := strings.Join(s.lines, ","); g != "EHLO x,AUTH,response secret,DATA,.,DATA,.,RSET,DATA,." {
 		t.Error(g)
 	}
 	if g := strings.Join(s.asked, ","); g != "NOOP|x,AUTH|,DATA|,BDAT|1,RSET|,BDAT|1 LAST,QUIT|" {
+		t.Error(g)
+	}
+}
+
+// TestIdleClient has no dispatcher, and gets one when it goes on.
+func TestIdleClient(t *testing.T) {
+	s := new(simple)
+	synctest.Test(t, func(t *testing.T) {
+		client, srv := net.Pipe()
+		s.c = New(srv, Config{Handler: s})
+		done := make(chan struct{})
+		go func() { s.serve(t.Context()); close(done) }()
+		r := bufio.NewReader(client)
+		for range 2 {
+			_, _ = r.ReadString('\n')
+			time.Sleep(time.Second)
+			_, _ = io.WriteString(client, "RSET\r\n")
+			_, _ = r.ReadString('\n')
+			time.Sleep(10 * time.Second)
+			_, _ = io.WriteString(client, "NOOP\r\n")
+		}
+		client.Close()
+		<-done
+	})
+	if g := strings.Join(s.lines, ","); g != "EHLO x,RSET,EHLO x,RSET" {
 		t.Error(g)
 	}
 }

@@ -114,6 +114,17 @@ func (c *Conn) fill(deadline time.Time, idle bool) error {
 	return io.ErrNoProgress
 }
 
+// silent reports whether a read failed for nothing but the client's silence.
+func (c *Conn) silent(err error) bool {
+	ne, ok := errors.AsType[net.Error](err)
+	if !ok || !ne.Timeout() || c.out.err != nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.leave.due()
+}
+
 // lost finds out what a failed read means: a reply that ends the session, or,
 // if there is nobody to hear it, end in c.broken.
 func (c *Conn) lost(err, end error) *mail.Reply {
@@ -121,12 +132,10 @@ func (c *Conn) lost(err, end error) *mail.Reply {
 		return r
 	}
 	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() && c.out.err == nil {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.leave.due() {
-			return errLeaving
+		if c.silent(err) {
+			return errTimeout
 		}
-		return errTimeout
+		return errLeaving
 	}
 	c.broken = end
 	return nil

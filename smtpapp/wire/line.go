@@ -21,13 +21,17 @@ var (
 )
 
 // readLine reads a line without its end. It returns a reply if there is none
-// to be had, or sets c.broken.
+// to be had, or sets c.broken, or has the dispatcher leave.
 func (c *Conn) readLine() (string, *mail.Reply) {
 	wait, r := c.patience()
 	if r != nil {
 		return "", r
 	}
-	deadline := time.Now().Add(wait)
+	began := time.Now()
+	if !c.turn.since.IsZero() { // it is the dispatcher that left, not the client that spoke
+		began, c.turn.since = c.turn.since, time.Time{}
+	}
+	deadline := began.Add(wait)
 	for scanned := 0; ; {
 		b := c.in.bytes()
 		end := bytes.IndexByte(b[scanned:], '\n')
@@ -46,7 +50,16 @@ func (c *Conn) readLine() (string, *mail.Reply) {
 			defer c.in.skip(len(b))
 			return checkLine(b)
 		}
-		if err := c.fill(deadline, len(b) == 0); err != nil {
+		until := deadline
+		if c.turn.present && len(b) == 0 && c.leave.phase != InTransaction {
+			until = began.Add(min(idleAfter, wait))
+		}
+		err := c.fill(until, len(b) == 0)
+		if until != deadline && c.silent(err) {
+			c.turn.dismissed, c.turn.since = true, began
+			return "", nil
+		}
+		if err != nil {
 			return "", c.lost(err, io.EOF)
 		}
 	}

@@ -90,6 +90,11 @@ const (
 	lingerTime = time.Second // for the client to read it
 	lingerSize = 256 << 10
 
+	// idleAfter is when the dispatcher is sent away: its buffers and its
+	// goroutine are most of what an idle client would cost, and much of what a
+	// transaction would if it had to make them anew.
+	idleAfter = 2 * time.Second
+
 	// drainDefault is how much refused content is read where messages have no
 	// limit of their own.
 	drainDefault = 64 << 20
