@@ -77,6 +77,26 @@ func TestTimeouts(t *testing.T) {
 	}
 }
 
+// TestGoingOn: a client may be silent for a while and go on then.
+func TestGoingOn(t *testing.T) {
+	inBubble(t, func(c *client, s *server, _ *session.Session, _ func()) {
+		c.begin()
+		for range 3 {
+			time.Sleep(4 * time.Minute)
+			c.message()
+			time.Sleep(4 * time.Minute)
+			c.send("NOOP")
+			c.expect("250")
+		}
+		time.Sleep(time.Minute)
+		c.send("AUTH PLAIN AGEAc2VjcmV0")
+		c.expect("235")
+		if n := len(s.messages()); n != 3 {
+			t.Error(n)
+		}
+	})
+}
+
 // TestTrickle: an octet now and then is no progress.
 func TestTrickle(t *testing.T) {
 	for _, tt := range []struct {
@@ -141,105 +161,114 @@ func TestLateErrors(t *testing.T) {
 	})
 }
 
-func TestDrain(t *testing.T) {
-	message := func(c *client) {
+// message sends one.
+func (c *client) message() {
+	c.t.Helper()
+	c.envelope()
+	c.send("DATA")
+	c.expect("354")
+	c.send("a: b", "", ".")
+	c.expect("250")
+}
+
+// leaves expects to be sent away.
+func (c *client) leaves() {
+	c.t.Helper()
+	c.expect("421 4.3.2")
+	c.gone()
+}
+
+// drains are the moments at which a session can be drained.
+var drains = []struct {
+	name string
+	play func(c *client, sess *session.Session, cancel func())
+}{
+	{"idle after a message", func(c *client, sess *session.Session, _ func()) {
+		c.begin()
+		c.message()
+		sess.Drain(false)
+		c.leaves()
+	}},
+	{"before the first message", func(c *client, sess *session.Session, _ func()) {
+		c.begin()
+		sess.Drain(false)
+		c.message()
+		c.leaves()
+	}},
+	{"before the first message, exiting", func(c *client, sess *session.Session, _ func()) {
+		c.begin()
+		sess.Drain(true)
+		c.leaves()
+	}},
+	{"first for a reload, then exiting", func(c *client, sess *session.Session, _ func()) {
+		c.begin()
+		sess.Drain(false)
+		c.send("NOOP")
+		c.expect("250")
+		sess.Drain(true)
+		sess.Drain(false)
+		c.leaves()
+	}},
+	{"in a transaction", func(c *client, sess *session.Session, _ func()) {
+		c.begin()
+		c.message()
+		c.send("MAIL FROM:<>")
+		c.expect("250")
+		sess.Drain(true)
+		c.send("RCPT TO:<user@local.example>", "DATA")
+		c.expect("250", "354")
+		c.send("a: b", "", ".")
+		c.expect("250")
+		c.leaves()
+	}},
+	{"in a transaction that is given up", func(c *client, sess *session.Session, _ func()) {
+		c.begin()
+		c.envelope()
+		sess.Drain(true)
+		c.send("RSET")
+		c.expect("250")
+		c.leaves()
+	}},
+	{"in a login", func(c *client, sess *session.Session, _ func()) {
+		c.begin()
+		c.send("AUTH PLAIN")
+		c.expect("334")
+		sess.Drain(true)
+		c.send("AGEAc2VjcmV0")
+		c.expect("235")
+		c.leaves()
+	}},
+	{"the end, idle", func(c *client, _ *session.Session, cancel func()) {
+		c.begin()
+		cancel()
+		c.leaves()
+	}},
+	{"the end, in a transaction", func(c *client, _ *session.Session, cancel func()) {
+		c.begin()
+		c.envelope()
+		cancel()
+		c.leaves()
+	}},
+	{"the end, in content", func(c *client, _ *session.Session, cancel func()) {
+		c.begin()
 		c.envelope()
 		c.send("DATA")
 		c.expect("354")
-		c.send("a: b", "", ".")
-		c.expect("250")
-	}
-	leaves := func(c *client) {
-		c.expect("421 4.3.2")
-		c.gone()
-	}
-	for _, tt := range []struct {
-		name string
-		play func(c *client, sess *session.Session, cancel func())
-	}{
-		{"idle after a message", func(c *client, sess *session.Session, _ func()) {
-			c.begin()
-			message(c)
-			sess.Drain(false)
-			leaves(c)
-		}},
-		{"before the first message", func(c *client, sess *session.Session, _ func()) {
-			c.begin()
-			sess.Drain(false)
-			message(c)
-			leaves(c)
-		}},
-		{"before the first message, exiting", func(c *client, sess *session.Session, _ func()) {
-			c.begin()
-			sess.Drain(true)
-			leaves(c)
-		}},
-		{"first for a reload, then exiting", func(c *client, sess *session.Session, _ func()) {
-			c.begin()
-			sess.Drain(false)
-			c.send("NOOP")
-			c.expect("250")
-			sess.Drain(true)
-			sess.Drain(false)
-			leaves(c)
-		}},
-		{"in a transaction", func(c *client, sess *session.Session, _ func()) {
-			c.begin()
-			message(c)
-			c.send("MAIL FROM:<>")
-			c.expect("250")
-			sess.Drain(true)
-			c.send("RCPT TO:<user@local.example>", "DATA")
-			c.expect("250", "354")
-			c.send("a: b", "", ".")
-			c.expect("250")
-			leaves(c)
-		}},
-		{"in a transaction that is given up", func(c *client, sess *session.Session, _ func()) {
-			c.begin()
-			c.envelope()
-			sess.Drain(true)
-			c.send("RSET")
-			c.expect("250")
-			leaves(c)
-		}},
-		{"in a login", func(c *client, sess *session.Session, _ func()) {
-			c.begin()
-			c.send("AUTH PLAIN")
-			c.expect("334")
-			sess.Drain(true)
-			c.send("AGEAc2VjcmV0")
-			c.expect("235")
-			leaves(c)
-		}},
-		{"the end, idle", func(c *client, _ *session.Session, cancel func()) {
-			c.begin()
-			cancel()
-			leaves(c)
-		}},
-		{"the end, in a transaction", func(c *client, _ *session.Session, cancel func()) {
-			c.begin()
-			c.envelope()
-			cancel()
-			leaves(c)
-		}},
-		{"the end, in content", func(c *client, _ *session.Session, cancel func()) {
-			c.begin()
-			c.envelope()
-			c.send("DATA")
-			c.expect("354")
-			c.send("a: b")
-			cancel()
-			leaves(c)
-		}},
-		{"the end, in a chunk", func(c *client, _ *session.Session, cancel func()) {
-			c.begin()
-			c.envelope()
-			c.raw("BDAT 10\r\nabc")
-			cancel()
-			leaves(c)
-		}},
-	} {
+		c.send("a: b")
+		cancel()
+		c.leaves()
+	}},
+	{"the end, in a chunk", func(c *client, _ *session.Session, cancel func()) {
+		c.begin()
+		c.envelope()
+		c.raw("BDAT 10\r\nabc")
+		cancel()
+		c.leaves()
+	}},
+}
+
+func TestDrain(t *testing.T) {
+	for _, tt := range drains {
 		t.Run(tt.name, func(t *testing.T) {
 			inBubble(t, func(c *client, s *server, sess *session.Session, cancel func()) {
 				began := time.Now()

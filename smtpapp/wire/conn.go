@@ -95,7 +95,7 @@ func (c *Conn) early() {
 // which need not exist before: most clients are idle most of the time. It
 // reports false when the session is over, or TLS is to begin.
 func (c *Conn) Await() bool {
-	c.turn.present = false
+	c.turn.present, c.turn.dismissed = false, false
 	c.caught(func() {
 		if c.settle(); c.turn.queued != "" { // it left in the middle of things
 			c.reply(errFault)
