@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
+	"github.com/caddymail/caddy-smtp/smtpapp/queue"
 	"github.com/caddymail/caddy-smtp/smtpapp/session"
 )
 
@@ -64,8 +65,8 @@ func (m serverMetrics) MessageEnded(_ *session.Transaction, r *mail.Reply) {
 	m.messages.WithLabelValues(m.server, strconv.Itoa(r.Code/100)+"xx").Inc()
 }
 
-// attempt counts what the queue did.
-func (m *metrics) attempt(agent, action string, took time.Duration) {
-	m.deliveries.WithLabelValues(agent, action).Inc()
+// AttemptEnded counts what the queue did.
+func (m *metrics) AttemptEnded(agent string, action queue.Action, took time.Duration) {
+	m.deliveries.WithLabelValues(agent, action.String()).Inc()
 	m.duration.WithLabelValues(agent).Observe(took.Seconds())
 }

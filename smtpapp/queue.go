@@ -65,6 +65,17 @@ func (q *Queue) defaults(repl *caddy.Replacer) error {
 	return nil
 }
 
+func (q *Queue) schedule() queue.Schedule {
+	s := queue.Schedule{
+		Expire: time.Duration(q.Expire), ExpireNull: time.Duration(q.ExpireNull),
+		DelayNotice: time.Duration(q.DelayNotice), Concurrency: q.Concurrency,
+	}
+	for _, d := range q.Retry {
+		s.Retry = append(s.Retry, time.Duration(d))
+	}
+	return s
+}
+
 // queues are the open queues of the process by their folder, never by their
 // settings: a folder has one queue, whatever configuration uses it.
 var (
@@ -101,11 +112,11 @@ func acquireQueue(a *App) (*sharedQueue, error) {
 	}
 	v, _, err := queues.LoadOrNew(path, func() (caddy.Destructor, error) {
 		log := a.ctx.Slogger()
-		store, err := sqlstore.Open(path, sqlstore.Options{Log: log})
+		store, err := sqlstore.Open(path, sqlstore.Options{Log: log, FreeSpace: a.Queue.FreeSpace})
 		if err != nil {
 			return nil, err
 		}
-		q, err := queue.Open(store, queue.Options{Log: log})
+		q, err := queue.Open(store, log)
 		if err != nil {
 			return nil, errors.Join(err, store.Close())
 		}

@@ -1,0 +1,101 @@
+package smtpapp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/caddymail/caddy-smtp/smtpapp/caddyopt"
+	"github.com/caddymail/caddy-smtp/smtpapp/mail"
+	"github.com/caddymail/caddy-smtp/smtpapp/message"
+	"github.com/caddymail/caddy-smtp/smtpapp/queue"
+	"github.com/caddymail/caddy-smtp/smtpapp/session"
+)
+
+func (a *App) provisionAgents() (err error) {
+	a.agents, err = caddyopt.LoadMap[queue.Agent](a.drain, a, "AgentsRaw")
+	if err != nil {
+		return fmt.Errorf("agents: %w", err)
+	}
+	if d := a.Queue.DSNAgent; d != "" && a.agents[d] == nil {
+		return fmt.Errorf("queue: there is no agent %s for DSNs", d)
+	}
+	return nil
+}
+
+// checkAgents sees to it that handlers claim only for agents that exist.
+func (a *App) checkAgents(routes []session.Route) error {
+	for _, r := range routes {
+		for _, h := range r.Handlers {
+			if err := a.checkAgents(h.Routes); err != nil {
+				return err
+			}
+			c, ok := h.Module.(session.Claimer)
+			if !ok {
+				continue
+			}
+			for _, name := range c.Agents() {
+				if a.agents[name] == nil {
+					return fmt.Errorf("%s: %s: there is no agent %s", h.Where, h.Name, name)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// acceptor is the queue as sessions see it.
+type acceptor App
+
+// Accept makes messages durable.
+func (a *acceptor) Accept(ctx context.Context, objects []*message.Object) (string, error) {
+	return a.queue.Accept(ctx, objects)
+}
+
+// Create makes a file for content that is arriving.
+func (a *acceptor) Create() (*os.File, error) { return a.queue.Create() }
+
+// verifier asks an agent who exists.
+type verifier App
+
+// Verify returns a Reply that refuses, if the agent can tell and says no.
+func (a *verifier) Verify(ctx context.Context, agent string, addr mail.Address) error {
+	v, ok := a.agents[agent].(queue.Verifier)
+	if !ok {
+		return nil
+	}
+	return v.Verify(ctx, addr)
+}
+
+// routeDSN finds the way to the sender of a message: first as a stranger's
+// mail would go, which is to local mailboxes, then as that of one of our users,
+// which is out to the world.
+func (a *App) routeDSN(ctx context.Context, to mail.Address) []*mail.Recipient {
+	if d := a.Queue.DSNAgent; d != "" {
+		r := mail.NewRecipient(to)
+		r.Claim(d)
+		return []*mail.Recipient{r}
+	}
+	for _, own := range []bool{false, true} {
+		for _, name := range a.serverNames() {
+			rs, err := session.RouteTo(ctx, a.Servers[name].cfg, own, to)
+			if err != nil && !errors.As(err, new(*mail.Reply)) {
+				a.log.Sugar().Warnw("routing a DSN", "server", name, "error", err)
+			}
+			if len(rs) > 0 {
+				return rs
+			}
+		}
+	}
+	return nil
+}
+
+// newPolicy is what this configuration says about delivery.
+func (a *App) newPolicy() *queue.Policy {
+	from, _ := mail.ParseAddress(a.Postmaster) // checked by defaults
+	return &queue.Policy{
+		Agents: a.agents, Hostname: a.Hostname, Postmaster: from, Schedule: a.Queue.schedule(),
+		Lease: a.lifetime.lease, Route: a.routeDSN, Observe: a.metrics, Log: a.ctx.Slogger(),
+	}
+}

@@ -1,0 +1,132 @@
+// Package queue keeps accepted mail until each recipient is delivered, or its
+// sender has been told. It owns the schedule: when which agent is given which
+// recipients. It knows neither Caddy nor any agent.
+package queue
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/caddymail/caddy-smtp/smtpapp/dsn"
+	"github.com/caddymail/caddy-smtp/smtpapp/mail"
+	"github.com/caddymail/caddy-smtp/smtpapp/message"
+)
+
+// Action is what became of a recipient, in the terms of RFC 3464, section 2.3.3.
+type Action = dsn.Action
+
+// The actions. The zero Action is Delayed: silence means try again.
+const (
+	Delayed   = dsn.Delayed
+	Delivered = dsn.Delivered
+	Relayed   = dsn.Relayed
+	Expanded  = dsn.Expanded
+	Failed    = dsn.Failed
+)
+
+// A Status is what an attempt did for one recipient.
+type Status struct {
+	Action    Action
+	Reply     *mail.Reply // of the remote server, or the agent's own words
+	RemoteMTA string      // the host that replied, "" if none did
+
+	// Unreachable says that nobody was there to ask: the destination as a
+	// whole is left alone for a while.
+	Unreachable bool
+	// InDoubt says that the content was sent and no reply came: it may have
+	// been delivered.
+	InDoubt bool
+}
+
+// An Agent delivers. It returns a Status for each of the recipients, in order;
+// a missing one is Delayed. It never retries.
+type Agent interface {
+	Deliver(ctx context.Context, d *Delivery) []Status
+}
+
+// A Router is an Agent whose recipients have destinations: those with the same
+// one share attempts. Without it, all of an agent's recipients have one.
+type Router interface {
+	Destination(env *mail.Envelope, r *mail.Recipient) string
+}
+
+// A Verifier is an Agent that can tell who exists. It returns a Reply such as
+// 550 5.1.1 for who does not.
+type Verifier interface {
+	Verify(ctx context.Context, a mail.Address) error
+}
+
+// A Delivery is one attempt: one message, and the recipients that share a
+// destination.
+type Delivery struct {
+	ID       string // of the entry
+	Envelope *mail.Envelope
+	Content  *message.Message
+	Attempt  int // 1 is the first
+	Queued   time.Time
+	Log      *slog.Logger
+}
+
+// A Schedule says when delivery is tried. Zero fields have defaults.
+type Schedule struct {
+	// Retry are the times between attempts; the last one repeats.
+	Retry []time.Duration
+	// Expire is how long delivery is tried; ExpireNull the same for mail with
+	// the null reverse-path.
+	Expire, ExpireNull time.Duration
+	// DelayNotice is after what time the sender hears of a delay, once.
+	DelayNotice time.Duration
+	// Concurrency is how many attempts run at once, and PerDestination how
+	// many of them to one destination.
+	Concurrency, PerDestination int
+}
+
+func (s Schedule) withDefaults() Schedule {
+	if len(s.Retry) == 0 {
+		s.Retry = []time.Duration{
+			time.Minute, 5 * time.Minute, 10 * time.Minute, 20 * time.Minute,
+			40 * time.Minute, 80 * time.Minute, 160 * time.Minute, 4 * time.Hour,
+		}
+	}
+	def := func(v *time.Duration, d time.Duration) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	def(&s.Expire, 5*24*time.Hour)
+	def(&s.ExpireNull, 24*time.Hour)
+	def(&s.DelayNotice, 4*time.Hour)
+	if s.Concurrency <= 0 {
+		s.Concurrency = 200
+	}
+	if s.PerDestination <= 0 {
+		s.PerDestination = 20
+	}
+	return s
+}
+
+// A Policy is what one configuration says about delivery. It is not changed
+// once it is attached.
+type Policy struct {
+	Agents     map[string]Agent
+	Hostname   string
+	Postmaster mail.Address
+	Schedule   Schedule
+
+	// Lease keeps the configuration in use for the length of an attempt. If
+	// it fails, the attempt is not begun.
+	Lease func() (release func(), ok bool)
+	// Route returns the recipients, with agents, that a DSN to a sender has.
+	Route func(ctx context.Context, sender mail.Address) []*mail.Recipient
+
+	Observe Observer // may be nil
+	Log     *slog.Logger
+
+	origin *Policy // what was attached
+}
+
+// An Observer hears of attempts, for metrics.
+type Observer interface {
+	AttemptEnded(agent string, action Action, took time.Duration)
+}
