@@ -53,7 +53,7 @@ func TestCaddyfileErrors(t *testing.T) {
 	for name, tc := range map[string]struct{ frame, in, want string }{
 		"unknown option of the app":     {top, "hostnam x", "unrecognized option 'hostnam', at Caddyfile:3"},
 		"unknown option of a server":    {server, "greet_perod 3s", "unrecognized option or handler 'greet_perod', at Caddyfile:4"},
-		"missing argument":              {top, "hostname", "Wrong argument count"},
+		"missing argument":              {top, "hostname", "wrong argument count"},
 		"missing argument, line":        {top, "hostname", "at Caddyfile:3"},
 		"option twice":                  {top, "hostname a\nhostname b", "given twice, at Caddyfile:4"},
 		"bad duration":                  {top, "grace_period soon", "at Caddyfile:3"},

@@ -50,7 +50,7 @@ type host struct {
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	h := &host{t: t, dir: t.TempDir(), ports: map[string]int{}}
+	h := &host{t: t, dir: folder(t), ports: map[string]int{}}
 	h.admin = h.addr("admin")
 	t.Cleanup(func() {
 		if err := caddy.Stop(); err != nil {
@@ -58,6 +58,25 @@ func newHost(t *testing.T) *host {
 		}
 	})
 	return h
+}
+
+// folder is as t.TempDir, but what still runs for a moment after Caddy has been
+// stopped may write into it.
+func folder(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "caddy-smtp-test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for range 100 {
+			if os.RemoveAll(dir) == nil {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	})
+	return dir
 }
 
 // addr returns a loopback address that stays the same for a name.

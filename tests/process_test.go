@@ -70,7 +70,7 @@ type process struct {
 // runCaddy starts a Caddy with what config makes, and waits until it serves.
 func runCaddy(t *testing.T, smtp string) *process {
 	t.Helper()
-	h := &host{t: t, dir: t.TempDir(), ports: map[string]int{}}
+	h := &host{t: t, dir: folder(t), ports: map[string]int{}}
 	h.admin = h.addr("admin")
 	p := &process{host: h, file: filepath.Join(h.dir, "Caddyfile")}
 	if err := os.WriteFile(p.file, []byte(h.config(smtp, "")), 0o600); err != nil {
