@@ -37,9 +37,9 @@ type Agent struct {
 	// with a table of users. Default: false.
 	Create bool `json:"create,omitempty"`
 
-	// PreserveCase keeps capital letters of local parts in the path. Default:
-	// false, so that Alice and alice have one mailbox.
-	PreserveCase bool `json:"preserve_case,omitempty"`
+	// Lowercase puts local parts into lower case for the path, so that Alice and
+	// alice have one mailbox. Domains always are. Default: true.
+	Lowercase *bool `json:"lowercase,omitempty"`
 
 	// Mode are the permission bits of messages, in octal. Directories that are
 	// made can be entered by those who may read. Default: 0600, for this user
@@ -66,7 +66,7 @@ func (a *Agent) Provision(ctx caddy.Context) error {
 	}
 	path, err := fill(a.Path, fromEnvironment)
 	if err == nil {
-		a.path, err = parseTemplate(path, !a.PreserveCase)
+		a.path, err = parseTemplate(path, a.Lowercase == nil || *a.Lowercase)
 	}
 	if err != nil {
 		return fmt.Errorf("maildir: path: %w", err)
@@ -133,7 +133,7 @@ func (a *Agent) Verify(_ context.Context, to mail.Address) error {
 //
 //	maildir <path> {
 //		create
-//		preserve_case
+//		lowercase on|off
 //		mode <octal>
 //	}
 func (a *Agent) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -149,9 +149,9 @@ func (a *Agent) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.WrapErr(err)
 	}
 	return caddyopt.Block(d, caddyopt.Table{
-		"create":        caddyopt.Flag(&a.Create),
-		"preserve_case": caddyopt.Flag(&a.PreserveCase),
-		"mode":          caddyopt.Mode(&a.Mode),
+		"create":    caddyopt.Flag(&a.Create),
+		"lowercase": caddyopt.OnOffUnset(&a.Lowercase),
+		"mode":      caddyopt.Mode(&a.Mode),
 	})
 }
 

@@ -123,7 +123,7 @@ func TestNullReversePath(t *testing.T) {
 }
 
 func TestModeAndCase(t *testing.T) {
-	a, dir := agent(t, perUser+"/.Maildir", func(a *Agent) { a.Mode, a.PreserveCase = "0660", true })
+	a, dir := agent(t, perUser+"/.Maildir", func(a *Agent) { a.Mode, a.Lowercase = "0660", new(false) })
 	check(t, a.Deliver(t.Context(), delivery(t, "q1", "Alice@b.test")), queue.Delivered)
 	path, _ := one(t, dir+"/mail/b.test/Alice/.Maildir")
 	for p, want := range map[string]fs.FileMode{path: 0o660, filepath.Dir(path): 0o770, dir + "/mail": 0o770} {
@@ -304,7 +304,7 @@ func TestCaddyfile(t *testing.T) {
 	for in, want := range map[string]string{
 		"maildir /var/mail/{smtp.rcpt.local}":                          `{"path":"/var/mail/{smtp.rcpt.local}"}`,
 		"maildir {env.NOWHERE}/x":                                      `{"path":"{env.NOWHERE}/x"}`,
-		"maildir ./mail/outbox {\ncreate\npreserve_case\nmode 0640\n}": `{"path":"./mail/outbox","create":true,"preserve_case":true,"mode":"0640"}`,
+		"maildir ./mail/outbox {\ncreate\nlowercase off\nmode 0640\n}": `{"path":"./mail/outbox","create":true,"lowercase":false,"mode":"0640"}`,
 		"maildir":                           "wrong argument count",
 		"maildir a b":                       "wrong argument count",
 		"maildir a {\nmode 0999\n}":         "not a file mode, at Testfile:2",

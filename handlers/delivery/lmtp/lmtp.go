@@ -1,0 +1,127 @@
+// Package lmtp delivers to a mail store by LMTP (RFC 2033).
+package lmtp
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddymail/caddy-smtp/smtpapp/caddyopt"
+	"github.com/caddymail/caddy-smtp/smtpapp/client"
+	"github.com/caddymail/caddy-smtp/smtpapp/env"
+	"github.com/caddymail/caddy-smtp/smtpapp/nexthop"
+	"github.com/caddymail/caddy-smtp/smtpapp/queue"
+)
+
+func init() { caddy.RegisterModule(new(Agent)) }
+
+// Agent delivers to a mail store such as Dovecot by LMTP, in clear text: to a
+// socket, or within a network that can be trusted. The store answers for each
+// recipient. What it refuses for good, such as an unknown recipient, goes back
+// to the sender, so let the deliver handler know the users.
+type Agent struct {
+	// Address is the store's, in Caddy's notation: unix//run/dovecot/lmtp, or
+	// a host and a port.
+	Address string `json:"address,omitempty"`
+
+	// Hello is the name that the store is greeted with. Default: the app's
+	// hostname.
+	Hello string `json:"hello,omitempty"`
+
+	// IdleTimeout is how long a connection is kept for the next message;
+	// negative: not at all. Default: 5s.
+	IdleTimeout caddy.Duration `json:"idle_timeout,omitempty"`
+
+	host   nexthop.Host
+	sender *nexthop.Sender
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Agent) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "smtp.agents.lmtp", New: func() caddy.Module { return new(Agent) }}
+}
+
+// Provision sets the agent up. Nothing is dialled until the first delivery.
+func (a *Agent) Provision(ctx caddy.Context) error {
+	e := env.FromContext(ctx)
+	addr, err := caddy.NewReplacer().ReplaceOrErr(a.Address, true, true)
+	if err != nil {
+		return fmt.Errorf("lmtp: address: %w", err)
+	}
+	if a.host, err = parse(addr); err != nil {
+		return err
+	}
+	if a.Hello == "" {
+		a.Hello = e.Hostname
+	}
+	if a.IdleTimeout == 0 {
+		a.IdleTimeout = caddy.Duration(5 * time.Second)
+	}
+	log := ctx.Slogger()
+	a.sender = &nexthop.Sender{
+		Client:   client.Options{LMTP: true, Hello: a.Hello, Logger: log},
+		Resolver: e.Resolver, TLS: nexthop.TLS{Mode: nexthop.TLSOff},
+		Pool: nexthop.NewPool(nexthop.PoolOptions{Idle: time.Duration(a.IdleTimeout), Max: 20, Uses: 100}),
+		Log:  log, Done: queue.Delivered, Own: true,
+	}
+	return nil
+}
+
+// parse reads an address of one socket or port.
+func parse(s string) (nexthop.Host, error) {
+	na, err := caddy.ParseNetworkAddress(s)
+	switch {
+	case err != nil:
+		return nexthop.Host{}, fmt.Errorf("lmtp: address: %w", err)
+	case na.Network == "unix":
+		path, _, _ := strings.Cut(na.Host, "|") // permissions, as listeners have them
+		return nexthop.FixedHost(na.Network, path)
+	case na.Network != "tcp" || na.Host == "" || na.StartPort == 0 || na.PortRangeSize() != 1:
+		return nexthop.Host{}, fmt.Errorf("lmtp: '%s' is neither unix/ and a path nor a host and a port", s)
+	}
+	return nexthop.FixedHost("tcp", na.JoinHostPort(0))
+}
+
+// Deliver hands the message to the store.
+func (a *Agent) Deliver(ctx context.Context, d *queue.Delivery) []queue.Status {
+	return a.sender.Send(ctx, d, d.Envelope.Recipients, []nexthop.Host{a.host})
+}
+
+// Cleanup closes what connections are kept.
+func (a *Agent) Cleanup() error {
+	if a.sender != nil {
+		a.sender.Pool.Close()
+	}
+	return nil
+}
+
+// UnmarshalCaddyfile sets up the agent from Caddyfile tokens. Syntax:
+//
+//	lmtp <address> {
+//		hello <name>
+//		idle_timeout <duration>
+//	}
+func (a *Agent) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	if !d.AllArgs(&a.Address) {
+		return d.ArgErr()
+	}
+	if _, err := parse(a.Address); err != nil && !strings.Contains(a.Address, "{") {
+		return d.WrapErr(err)
+	}
+	return caddyopt.Block(d, caddyopt.Table{
+		"hello":        caddyopt.String(&a.Hello),
+		"idle_timeout": caddyopt.Duration(&a.IdleTimeout),
+	})
+}
+
+var (
+	_ queue.Agent           = (*Agent)(nil)
+	_ caddy.Provisioner     = (*Agent)(nil)
+	_ caddy.CleanerUpper    = (*Agent)(nil)
+	_ caddyfile.Unmarshaler = (*Agent)(nil)
+)
