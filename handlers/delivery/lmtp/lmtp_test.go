@@ -1,0 +1,159 @@
+package lmtp
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddymail/caddy-smtp/smtpapp/client/clienttest"
+	"github.com/caddymail/caddy-smtp/smtpapp/dns/dnstest"
+	"github.com/caddymail/caddy-smtp/smtpapp/env"
+	"github.com/caddymail/caddy-smtp/smtpapp/mail"
+	"github.com/caddymail/caddy-smtp/smtpapp/message"
+	"github.com/caddymail/caddy-smtp/smtpapp/queue"
+)
+
+func agent(t testing.TB, address string) *Agent {
+	t.Helper()
+	e := &env.Env{Hostname: "us.test", Resolver: &dnstest.Zone{Host: map[string][]string{"store.test": {"127.0.0.1"}}}}
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: env.NewContext(context.Background(), e)})
+	t.Cleanup(cancel)
+	a := &Agent{Address: address}
+	t.Cleanup(func() { a.Cleanup() })
+	if err := a.Provision(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func delivery(t testing.TB, to ...string) *queue.Delivery {
+	t.Helper()
+	m, err := message.Parse([]byte("Subject: hi\r\n\r\nhello\r\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := &mail.Envelope{From: mail.Address{Local: "bob", Domain: "far.test"}}
+	for _, local := range to {
+		env.Recipients = append(env.Recipients, mail.NewRecipient(mail.Address{Local: local, Domain: "us.test"}))
+	}
+	return &queue.Delivery{ID: "q1", Envelope: env, Content: m, Attempt: 1, Queued: time.Now(), Log: slog.New(slog.DiscardHandler)}
+}
+
+func words(sts []queue.Status) string {
+	var lines []string
+	for _, s := range sts {
+		line := fmt.Sprintf("%s %d %s", s.Action, s.Reply.Code, s.Reply.Enh)
+		if s.Unreachable {
+			line += " unreachable"
+		}
+		lines = append(lines, line)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// TestEachRecipient: the store answers for each of them.
+func TestEachRecipient(t *testing.T) {
+	srv := clienttest.Start(t, clienttest.Options{LMTP: true},
+		clienttest.Rule{At: "RCPT TO:<who@", Reply: "550 5.1.1 unknown"},
+		clienttest.Rule{At: ". full@", Reply: "452 4.2.2 over quota"},
+		clienttest.Rule{At: ". never@", Reply: "554 5.7.1 refused by a rule"})
+	_, port, _ := net.SplitHostPort(srv.Addr)
+	a := agent(t, "store.test:"+port)
+	for range 2 {
+		got := words(a.Deliver(t.Context(), delivery(t, "alice", "who", "full", "never", "bob")))
+		if got != "delivered 250 2.0.0\nfailed 550 5.1.1\ndelayed 452 4.2.2\nfailed 554 5.7.1\ndelivered 250 2.0.0" {
+			t.Errorf("got\n%s", got)
+		}
+	}
+	if m := srv.Messages(); srv.Connections() != 1 || len(m) != 2 || m[0].Hello != "us.test" {
+		t.Errorf("%d connections, %+v", srv.Connections(), m)
+	}
+}
+
+// TestSocket: a store that listens on a unix socket.
+func TestSocket(t *testing.T) {
+	srv := clienttest.Start(t, clienttest.Options{LMTP: true})
+	path := t.TempDir() + "/lmtp"
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { srv.Serve(nc) })
+		}
+	})
+	a := agent(t, "unix/"+path)
+	if got := words(a.Deliver(t.Context(), delivery(t, "alice"))); got != "delivered 250 2.0.0" {
+		t.Error(got)
+	}
+	a.Cleanup()
+	ln.Close()
+	wg.Wait()
+	st := a.Deliver(t.Context(), delivery(t, "alice"))
+	if got := words(st); got != "delayed 451 4.4.1 unreachable" || strings.Contains(st[0].Reply.Text, path) {
+		t.Error(got, st[0].Reply)
+	}
+}
+
+// TestStoreIsDown: a store that refuses us for good today may be mended.
+func TestStoreIsDown(t *testing.T) {
+	for at, want := range map[string]string{"connect": "delayed 454 4.7.1", "LHLO": "delayed 454 4.7.1", "MAIL": "failed 554 5.7.1"} {
+		srv := clienttest.Start(t, clienttest.Options{LMTP: true}, clienttest.Rule{At: at, Reply: "554 5.7.1 no"})
+		if got := words(agent(t, srv.Addr).Deliver(t.Context(), delivery(t, "alice"))); got != want {
+			t.Errorf("%s: %s, want %s", at, got, want)
+		}
+	}
+}
+
+func TestProvision(t *testing.T) {
+	t.Setenv("STORE", "unix//run/store")
+	if a := agent(t, "{env.STORE}"); a.host.String() != "/run/store" {
+		t.Error(a.host)
+	}
+	for _, bad := range []string{"", "store.test", "udp/store.test:24", "store.test:24-25", ":24", "{env.NOT_SET_AT_ALL}"} {
+		if err := (&Agent{Address: bad}).Provision(caddy.Context{Context: t.Context()}); err == nil {
+			t.Errorf("%q is provisioned", bad)
+		}
+	}
+	if err := new(Agent).Cleanup(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCaddyfile(t *testing.T) {
+	for in, want := range map[string]string{
+		"lmtp unix//run/dovecot/lmtp":                             `{"address":"unix//run/dovecot/lmtp"}`,
+		"lmtp {env.STORE}":                                        `{"address":"{env.STORE}"}`,
+		"lmtp store.test:24 {\nhello us.test\nidle_timeout 1s\n}": `{"address":"store.test:24","hello":"us.test","idle_timeout":1000000000}`,
+		"lmtp":                         "wrong argument count",
+		"lmtp a:1 b:2":                 "wrong argument count",
+		"lmtp store.test":              "neither unix/ and a path nor a host and a port, at Testfile:1",
+		"lmtp store.test:24 {\ntls\n}": "unrecognized option 'tls', at Testfile:2",
+	} {
+		a := new(Agent)
+		if err := a.UnmarshalCaddyfile(caddyfile.NewTestDispenser(in)); err != nil {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%q: %v, want %s", in, err, want)
+			}
+			continue
+		}
+		if b, _ := json.Marshal(a); string(b) != want {
+			t.Errorf("%q: %s, want %s", in, b, want)
+		}
+	}
+}
