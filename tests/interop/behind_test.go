@@ -75,7 +75,7 @@ func TestPostfixBehind(t *testing.T) {
 
 	send(t, h.addr("out"), login, "user@far.test", "to a smarthost")
 	m := got(t, to.box("user"), "to a smarthost")
-	contains(t, m.text, "Return-Path: <"+login+">", "from mx.example.test", "with ESMTPSA", "Authenticated sender: known@example.test", "using TLSv1.3", "\n.dot\n")
+	contains(t, m.text, "Return-Path: <"+login+">", "from mx.example.test", "with ESMTPS", "Authenticated sender: known@example.test", "using TLSv1.3", "\n.dot\n")
 
 	if err := trySend(h.addr("out"), login, []string{"user@far.test", "second@far.test"}, "to two"); err != nil {
 		t.Fatal(err)

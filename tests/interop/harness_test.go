@@ -335,7 +335,15 @@ func trySend(addr, from string, to []string, subject string) error {
 	if err := c.Hello("client.test"); err != nil {
 		return err
 	}
-	if err := c.Mail(from); err != nil {
+	// Not with c.Mail, which always asks for SMTPUTF8.
+	id, err := c.Text.Cmd("MAIL FROM:<%s>", from)
+	if err != nil {
+		return err
+	}
+	c.Text.StartResponse(id)
+	_, _, err = c.Text.ReadResponse(250)
+	c.Text.EndResponse(id)
+	if err != nil {
 		return err
 	}
 	for _, r := range to {

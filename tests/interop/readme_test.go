@@ -54,7 +54,7 @@ func newReader(t *testing.T) *reader {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range regexp.MustCompile(`(?m)(^    .*\n)+`).FindAllString(string(text), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^    .*\n(?:\n*    .*\n)*`).FindAllString(string(text), -1) {
 		m = regexp.MustCompile(`(?m)^    `).ReplaceAllString(m, "")
 		r.blocks = append(r.blocks, strings.ReplaceAll(m, "\\\n", ""))
 	}
