@@ -220,7 +220,7 @@ func TestNoHardLinks(t *testing.T) {
 	root, err := os.OpenRoot(t.TempDir())
 	must(t, err)
 	m := &mailbox{root: root, mode: 0o600}
-	defer m.Close()
+	defer shut(root)
 	must(t, root.WriteFile("a", []byte("1"), 0o600))
 	must(t, m.rename("a", "b"))
 	must(t, root.WriteFile("a", []byte("2"), 0o600))

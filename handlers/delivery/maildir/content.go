@@ -78,7 +78,7 @@ func (u *unixLines) Write(p []byte) (int, error) {
 	n := len(p)
 	for len(p) > 0 {
 		if u.cr && p[0] != '\n' {
-			u.w.WriteByte('\r')
+			_ = u.w.WriteByte('\r') // Flush tells
 		}
 		u.cr = false
 		i := bytes.IndexByte(p, '\r')
@@ -96,7 +96,7 @@ func (u *unixLines) Write(p []byte) (int, error) {
 
 func (u *unixLines) finish() error {
 	if u.cr {
-		u.w.WriteByte('\r')
+		_ = u.w.WriteByte('\r')
 	}
 	return u.w.Flush()
 }

@@ -37,9 +37,6 @@ func fileName(d *queue.Delivery, to mail.Address, host string) string {
 	return fmt.Sprintf("%d.Q%x.%s", d.Queued.Unix(), sum[:16], host)
 }
 
-// Close closes the directory.
-func (m *mailbox) Close() error { return m.root.Close() }
-
 // put delivers. What it returns nil for is on disk, under its name in new or
 // wherever a reader has moved it to.
 func (m *mailbox) put(it *item) error {

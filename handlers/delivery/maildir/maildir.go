@@ -101,7 +101,7 @@ func (a *Agent) deliver(ctx context.Context, d *queue.Delivery, to mail.Address)
 	if err != nil {
 		return err
 	}
-	defer box.Close()
+	defer shut(box.root)
 	it := item{
 		name: fileName(d, a.path.fold(to), a.host),
 		// Whoever took the message after this agent was made and is at its

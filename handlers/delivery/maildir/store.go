@@ -26,7 +26,7 @@ func (s *store) has(rel string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	defer root.Close()
+	defer shut(root)
 	st, err := root.Stat(rel)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -45,7 +45,7 @@ func (s *store) mailbox(rel string) (*mailbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close()
+	defer shut(root)
 	for path := range ancestors(rel) {
 		if err := s.mkdir(root, path); err != nil {
 			return nil, err
@@ -57,12 +57,15 @@ func (s *store) mailbox(rel string) (*mailbox, error) {
 	}
 	for _, name := range []string{"tmp", "new", "cur"} {
 		if err := s.mkdir(sub, name); err != nil {
-			sub.Close()
+			shut(sub)
 			return nil, err
 		}
 	}
 	return &mailbox{sub, s.mode}, nil
 }
+
+// shut closes a directory, of which nothing can be lost.
+func shut(root *os.Root) { _ = root.Close() }
 
 // make makes the store itself, and what is missing above it.
 func (s *store) make() error {
@@ -77,7 +80,7 @@ func (s *store) make() error {
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer shut(root)
 	rel, err := filepath.Rel(parent, s.dir)
 	if err != nil {
 		return err
