@@ -19,7 +19,6 @@ type lifetime struct {
 	leases  int
 	begun   bool
 	stopped bool
-	ended   bool
 	ends    []func()
 }
 

@@ -26,7 +26,7 @@ func (s *sending) chunks(ctx context.Context) error {
 	}
 	phase, err := s.copy(w, func() error { return b.flush(ctx) })
 	if err == nil {
-		n.finish() // into memory: cannot fail
+		_ = n.finish() // into memory: cannot fail
 		err = b.await(ctx, 0)
 	}
 	switch {

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -335,9 +336,10 @@ func (s *sending) verdict(ctx context.Context) error {
 			err = s.c.abort(PhaseDot, odd(r))
 		}
 		if err != nil {
-			e := err.(*Error)
-			e.InDoubt = true
-			return e
+			if e, ok := errors.AsType[*Error](err); ok {
+				e.InDoubt = true
+			}
+			return err
 		}
 		if !s.c.opts.LMTP || r.Code == 421 {
 			for _, i := range s.open[n:] {

@@ -3,6 +3,7 @@ package dns
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -212,7 +213,7 @@ func worse(a, b error) error {
 	if a == nil {
 		return b
 	}
-	if e, ok := b.(*net.DNSError); ok && !e.IsNotFound {
+	if e, ok := errors.AsType[*net.DNSError](b); ok && !e.IsNotFound {
 		return b
 	}
 	return a

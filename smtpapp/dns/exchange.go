@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"net"
 	"strings"
 	"time"
@@ -28,10 +29,13 @@ func (c *Client) lookup(ctx context.Context, name string, typ uint16) (answer, e
 		if again {
 			continue
 		}
-		if err != nil {
-			e := *err.(*net.DNSError) // a copy: others may share it
+		if shared, ok := errors.AsType[*net.DNSError](err); ok {
+			e := *shared // others may have it too
 			e.Name = name
 			return answer{}, &e
+		}
+		if err != nil {
+			return answer{}, err
 		}
 		if len(a.records) == 0 {
 			return answer{}, notFound(name)
@@ -146,7 +150,7 @@ func roundTrip(ctx context.Context, network, server string, req *miekg.Msg) (*mi
 	}
 	for {
 		raw, err := conn.ReadMsgHeader(nil)
-		if err != nil && (network != "udp" || err != miekg.ErrShortRead) {
+		if err != nil && (network != "udp" || !errors.Is(err, miekg.ErrShortRead)) {
 			return nil, err
 		}
 		msg := new(miekg.Msg)

@@ -96,10 +96,10 @@ type exchange struct {
 func (x *exchange) Next(response []byte) (challenge []byte, done bool, err error) {
 	r := x.s.guarded(func() *mail.Reply { return x.step(response) })
 	x.s.conn.Answer(r)
-	switch {
-	case r.Code == 334:
+	switch r.Code {
+	case 334:
 		return nil, false, nil
-	case r.Code == 235:
+	case 235:
 		return nil, true, nil
 	}
 	x.s.User, x.s.Method = "", ""

@@ -36,15 +36,13 @@ func larger(n int64) []Matcher {
 
 // Handlers that note that they ran.
 type (
-	onConnect func() error
 	onMail    func() error
 	onRcpt    func(*Transaction, *mail.Recipient) error
 	onMessage func(*Transaction, *message.Message) error
 	note      func(*message.Message) // a message handler that never refuses
 )
 
-func (f onConnect) HandleConnect(context.Context, *Session) error { return f() }
-func (f onMail) HandleMail(context.Context, *Transaction) error   { return f() }
+func (f onMail) HandleMail(context.Context, *Transaction) error { return f() }
 func (f onMessage) HandleMessage(_ context.Context, tx *Transaction, m *message.Message) error {
 	return f(tx, m)
 }

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"errors"
 	"io"
 	"strconv"
 	"strings"
@@ -208,12 +209,12 @@ func (ct *content) skip() bool {
 func (ct *content) end(r *mail.Reply) *mail.Reply {
 	defer func() { *ct = content{c: ct.c} }()
 	switch {
-	case ct.err == ErrAborted || ct.err == io.ErrUnexpectedEOF:
+	case errors.Is(ct.err, ErrAborted), errors.Is(ct.err, io.ErrUnexpectedEOF):
 		return nil
 	case r == nil:
 		r = errFault
 	}
-	if ct.err == io.EOF || ct.kind == byData && !ct.asked || r.Close {
+	if errors.Is(ct.err, io.EOF) || ct.kind == byData && !ct.asked || r.Close {
 		return r
 	}
 	if ct.c.broken != nil || !ct.skip() {
