@@ -178,7 +178,7 @@ func (a *attempt) transact(ctx context.Context, h Host, c *client.Conn, batch []
 		tx.Recipients = append(tx.Recipients, a.rcpts[i])
 	}
 	results, err := c.Send(ctx, tx)
-	silence := judgeError(cmp.Or(err, errNoWord)) // for those without a reply
+	silence := judgeError(cmp.Or(err, error(errNoWord))) // for those without a reply
 	accepted := slices.ContainsFunc(results, client.Result.Accepted)
 	var left []int
 	var next *trouble

@@ -55,7 +55,7 @@ func (t *trouble) nextHost() bool { return t.scope <= ofHost }
 var (
 	errNoTLS     = errors.New("TLS is required and not offered")
 	errHandshake = errors.New("TLS is required and fails")
-	errNoWord    = errors.New("the peer said nothing of a recipient")
+	errNoWord    = &client.Error{Phase: client.PhaseData, Err: errors.New("nothing was said of a recipient")}
 )
 
 // judgeLookup judges a host whose addresses are not to be had.
