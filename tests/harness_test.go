@@ -438,3 +438,23 @@ func refusingServer(t testing.TB) (addr string) {
 	}()
 	return ln.Addr().String()
 }
+
+func (h *host) post(path string) int {
+	h.t.Helper()
+	resp, err := http.Post("http://"+h.admin+path, "", nil)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
+func dialUnix(t testing.TB, path string) *talker {
+	t.Helper()
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return &talker{t, conn, bufio.NewReader(conn)}
+}
