@@ -93,9 +93,8 @@ func (a *App) routeDSN(ctx context.Context, to mail.Address) []*mail.Recipient {
 
 // newPolicy is what this configuration says about delivery.
 func (a *App) newPolicy() *queue.Policy {
-	from, _ := mail.ParseAddress(a.Postmaster) // checked by defaults
 	return &queue.Policy{
-		Agents: a.agents, Hostname: a.Hostname, Postmaster: from, Schedule: a.Queue.schedule(),
+		Agents: a.agents, Hostname: a.Hostname, Postmaster: a.postmaster(), Schedule: a.Queue.schedule(),
 		Lease: a.lifetime.lease, Route: a.routeDSN, Observe: a.metrics, Log: a.ctx.Slogger(),
 	}
 }

@@ -165,6 +165,12 @@ func (a *App) defaults() error {
 	return a.Queue.defaults(repl)
 }
 
+// postmaster is the address, which defaults has checked.
+func (a *App) postmaster() mail.Address {
+	p, _ := mail.ParseAddress(a.Postmaster)
+	return p
+}
+
 // provisionEnv makes what modules share, and the drain context that they are
 // loaded into: they must outlive the configuration for as long as a session
 // or an attempt uses them.

@@ -141,7 +141,17 @@ func waitForDrains(grace time.Duration) {
 		}
 	})
 	defer timer.Stop()
+	// What does not even end when it is cut off must not keep the process:
+	// Caddy hears no further signal until this returns.
+	last := time.After(grace + cutGrace)
 	for _, done := range all {
-		<-done
+		select {
+		case <-done:
+		case <-last:
+			return
+		}
 	}
 }
+
+// cutGrace is for sessions and attempts that were cut off to come to their end.
+const cutGrace = 3 * time.Second

@@ -106,7 +106,7 @@ func (s *Server) provision(a *App, name string) error {
 		return err
 	}
 	s.cfg = &session.Config{
-		Server: name, Hostname: s.Hostname, Plan: plan,
+		Server: name, Hostname: s.Hostname, Postmaster: a.postmaster(), Plan: plan,
 		TLS: s.tls.config(), PlaintextAuth: s.PlaintextAuth,
 		Trusted: trustedBy(routes),
 		Limits:  s.Limits.session(), Timeouts: s.Timeouts.wire(),

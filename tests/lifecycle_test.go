@@ -43,6 +43,25 @@ func TestReloadKeepsTransaction(t *testing.T) {
 	n.say("550", "RCPT TO:<bob@example.test>")
 }
 
+// TestStartTLSAfterReload: a session that asks for TLS when its configuration
+// has been replaced gets it.
+func TestStartTLSAfterReload(t *testing.T) {
+	h := newHost(t)
+	h.load(local)
+	wait(t, "the certificate", func() bool { return issued(greet(t, h.addr("mx")).starttls(insecure(""))) })
+	k := greet(t, h.addr("mx"))
+	for range 3 {
+		h.load(local)
+	}
+	time.Sleep(50 * time.Millisecond)
+	if s := k.starttls(insecure("mx.example.test")); !issued(s) {
+		t.Error("it got the temporary certificate")
+	}
+	k.say("250", "EHLO client.test")
+	k.send("a@b.test", "alice@example.test", "x")
+	h.inbox("alice", 1)
+}
+
 // TestFailedReloadChangesNothing: whatever fails, in our Start, in that of
 // another app, or while modules are provisioned.
 func TestFailedReloadChangesNothing(t *testing.T) {

@@ -136,6 +136,9 @@ func (s *Session) reset() { s.tx, s.engine = nil, engine{} }
 
 // stageRcpt adds a recipient, or what it expands to, if a handler claims each.
 func (s *Session) stageRcpt(ctx context.Context, r *mail.Recipient) error {
+	if r.Address.Domain == "" {
+		r.Address = s.cfg.Postmaster
+	}
 	done, err := s.claim(ctx, r)
 	if err == nil {
 		err = s.share(ctx, done)

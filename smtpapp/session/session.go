@@ -25,6 +25,9 @@ type Config struct {
 	// Hostname is what the server calls itself in its greeting, in trace
 	// fields and in Authentication-Results.
 	Hostname string
+	// Postmaster is where mail for <postmaster> without a domain goes (RFC
+	// 5321, section 4.5.1).
+	Postmaster mail.Address
 	// Plan says which handlers act at which stage.
 	Plan *Plan
 	// TLS is the configuration of STARTTLS; nil for no STARTTLS.
