@@ -187,6 +187,7 @@ func TestACME(t *testing.T) {
 			}
 			send(t, h.addr("mx"), "a@b.test", login, "before")
 			got(t, h.inbox("alice"), "before")
+			opportunists(t, h)
 
 			p.open()
 			strict := &tls.Config{RootCAs: p.roots, ServerName: "mx.example.test"}
@@ -211,5 +212,21 @@ func TestACME(t *testing.T) {
 			send(t, h.addr("mx"), "a@b.test", login, "after")
 			got(t, h.inbox("alice"), "after")
 		})
+	}
+}
+
+// opportunists are clients that take any certificate, as MTAs do, of the
+// libraries that those have.
+func opportunists(t *testing.T, h *host) {
+	t.Helper()
+	need(t, "curl", "msmtp", "swaks")
+	from, to := "a@b.test", login
+	run(t, "", "swaks", "--server", h.addr("mx"), "--tls", "--from", from, "--to", to, "--header", "Subject: OpenSSL before")
+	run(t, "Subject: curl before\r\n\r\nhello\r\n", "curl", "--silent", "--show-error", "--insecure", "--ssl-reqd", "smtp://"+h.addr("mx"),
+		"--mail-from", from, "--mail-rcpt", to, "--upload-file", "-")
+	run(t, "Subject: GnuTLS before\n\nhello\n", "msmtp", "--file=/dev/null", "--host=127.0.0.1", "--port="+h.port("mx"),
+		"--tls=on", "--tls-starttls=on", "--tls-certcheck=off", "--from="+from, to)
+	for _, client := range []string{"OpenSSL", "curl", "GnuTLS"} {
+		contains(t, got(t, h.inbox("alice"), client+" before").text, "with ESMTPS ")
 	}
 }

@@ -29,11 +29,7 @@ func newReader(t *testing.T) *reader {
 	t.Helper()
 	need(t, "git", "go", "swaks", "openssl")
 	for _, port := range []string{"2525", "2587", "2465", "2019", "1025"} {
-		ln, err := net.Listen("tcp", "127.0.0.1:"+port)
-		if err != nil {
-			missing(t, "port "+port+" is taken")
-		}
-		ln.Close()
+		untaken(t, port)
 	}
 	r := &reader{t: t, dir: filepath.Join(openDir(t), "caddy-smtp")}
 	home := t.TempDir()
@@ -59,6 +55,21 @@ func newReader(t *testing.T) *reader {
 		r.blocks = append(r.blocks, strings.ReplaceAll(m, "\\\n", ""))
 	}
 	return r
+}
+
+// untaken skips the test if a port of the README's is not to be had.
+func untaken(t *testing.T, port string) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+		ln, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			ln.Close()
+			return
+		}
+		if time.Now().After(end) {
+			missing(t, "port "+port+" is taken")
+		}
+	}
 }
 
 // block returns what the README shows that begins with this.
