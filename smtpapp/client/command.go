@@ -52,7 +52,7 @@ func (s *sending) unsendable() *mail.Reply {
 		return noUTF8()
 	case env.Body == mail.Body8Bit && !ext.Has("8BITMIME"): // RFC 6152, section 3
 		return mail.Refuse(554, "5.6.3", "next hop does not take 8-bit content")
-	case env.Body == mail.BodyBinary && !(ext.Has("BINARYMIME") && ext.Has("CHUNKING")): // RFC 3030, section 3
+	case env.Body == mail.BodyBinary && (!ext.Has("BINARYMIME") || !ext.Has("CHUNKING")): // RFC 3030, section 3
 		return mail.Refuse(554, "5.6.3", "next hop does not take binary content")
 	case limit > 0 && s.tx.Content.Size() > limit: // RFC 1870, section 6.1
 		return mail.Refuse(552, "5.3.4", "message of %d octets is over the next hop's limit of %d", s.tx.Content.Size(), limit)

@@ -236,7 +236,7 @@ func FuzzAnswer(f *testing.F) {
 		message(f, 0, true, []string{"a.test. 10 IN CNAME b.test.", "b.test. 10 IN MX 10 c.test.", "b.test. 1 IN TXT \"x\\000\""}),
 		message(f, 3, false, nil, "test. 600 IN SOA ns.test. root.test. 1 2 3 4 120"),
 	} {
-		f.Add(pack(f, m), "a.test", uint16(miekg.TypeMX))
+		f.Add(pack(f, m), "a.test", miekg.TypeMX)
 	}
 	f.Fuzz(func(t *testing.T, raw []byte, name string, typ uint16) {
 		m := new(miekg.Msg)
