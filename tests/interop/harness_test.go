@@ -154,6 +154,7 @@ func (h *host) serve(inside string, names ...string) {
 			}
 		}
 	})
+	h.proc.says(h.t, "serving initial configuration")
 	for _, n := range names {
 		h.proc.serves(h.t, "tcp", h.addr(n))
 	}

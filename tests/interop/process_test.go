@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -151,6 +152,19 @@ func (p *process) serves(t testing.TB, network, addr string) {
 	}
 }
 
+// says waits until it has written a text.
+func (p *process) says(t testing.TB, text string) {
+	t.Helper()
+	wait(t, p.name+" to say "+text, func() bool {
+		select {
+		case <-p.exited:
+			t.Fatalf("%s ended", p.name)
+		default:
+		}
+		return strings.Contains(p.out.String(), text)
+	})
+}
+
 // A result is how a client ended.
 type result struct {
 	code int
@@ -198,17 +212,32 @@ var nextPort = func() *atomic.Int32 {
 }()
 
 // freePort returns a port below those that the system gives to clients, so
-// that no connection of another test takes it before the server does.
+// that no connection of another test takes it before the server does. What
+// keeps other runs of these tests away from it is an abstract socket.
 func freePort(t testing.TB) int {
 	t.Helper()
 	for range 2000 {
 		port := int(nextPort.Add(1))
 		ln, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
-		if err == nil {
-			ln.Close()
+		if err != nil {
+			continue
+		}
+		ln.Close()
+		if mine(t, strconv.Itoa(port)) {
 			return port
 		}
 	}
 	t.Fatal("no port is free")
 	return 0
+}
+
+// mine claims a name among all runs of these tests on this machine, until the
+// test ends.
+func mine(t testing.TB, name string) bool {
+	ln, err := net.Listen("unix", "@caddy-smtp-interop-"+name)
+	if err != nil {
+		return false
+	}
+	t.Cleanup(func() { ln.Close() })
+	return true
 }

@@ -28,6 +28,11 @@ type reader struct {
 func newReader(t *testing.T) *reader {
 	t.Helper()
 	need(t, "git", "go", "swaks", "openssl")
+	for end := time.Now().Add(time.Minute); !mine(t, "README"); time.Sleep(time.Second) {
+		if time.Now().After(end) {
+			missing(t, "ports 2525, 2587 and 2465 are taken by another run of this test")
+		}
+	}
 	for _, port := range []string{"2525", "2587", "2465", "2019", "1025"} {
 		untaken(t, port)
 	}
@@ -97,14 +102,12 @@ func (r *reader) shell(line string) *exec.Cmd {
 func (r *reader) serve(line string) *process {
 	r.t.Helper()
 	p := start(r.t, line, r.shell(line))
-	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
-		conn, err := net.Dial("tcp", "127.0.0.1:2525")
-		if err == nil {
-			conn.Close()
-			return p
-		}
+	for end := time.Now().Add(2 * time.Minute); !strings.Contains(p.out.String(), "serving initial configuration"); time.Sleep(50 * time.Millisecond) {
 		select {
 		case <-p.exited:
+			if strings.Contains(p.out.String(), "address already in use") {
+				missing(r.t, "a port is taken: "+p.out.tail(3))
+			}
 			r.t.Fatal("it ended")
 		default:
 		}
@@ -112,6 +115,8 @@ func (r *reader) serve(line string) *process {
 			r.t.Fatal("it does not serve")
 		}
 	}
+	p.serves(r.t, "tcp", "127.0.0.1:2525")
+	return p
 }
 
 // do runs the lines of a block. A line that looks for mail is patient, as a
