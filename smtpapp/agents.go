@@ -95,6 +95,6 @@ func (a *App) routeDSN(ctx context.Context, to mail.Address) []*mail.Recipient {
 func (a *App) newPolicy() *queue.Policy {
 	return &queue.Policy{
 		Agents: a.agents, Hostname: a.Hostname, Postmaster: a.postmaster(), Schedule: a.Queue.schedule(),
-		Lease: a.lifetime.lease, Route: a.routeDSN, Observe: a.metrics, Log: a.ctx.Slogger(),
+		Lease: a.lifetime.lease, Context: a.lifetime.ctx, Route: a.routeDSN, Observe: a.metrics, Log: a.ctx.Slogger(),
 	}
 }

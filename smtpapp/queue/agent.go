@@ -117,6 +117,8 @@ type Policy struct {
 	// Lease keeps the configuration in use for the length of an attempt. If
 	// it fails, the attempt is not begun.
 	Lease func() (release func(), ok bool)
+	// Context, if not nil, ends the attempts under this policy when it ends.
+	Context context.Context
 	// Route returns the recipients, with agents, that a DSN to a sender has.
 	Route func(ctx context.Context, sender mail.Address) []*mail.Recipient
 

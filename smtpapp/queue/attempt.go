@@ -159,7 +159,12 @@ func (q *Queue) deliver(p *Policy, t *ticket) (statuses []Status) {
 			fill(statuses, Status{Reply: errPanicked})
 		}
 	}()
-	copy(statuses, p.Agents[t.site.agent].Deliver(q.ctx, &Delivery{
+	ctx, cancel := context.WithCancel(q.ctx)
+	defer cancel()
+	if p.Context != nil {
+		defer context.AfterFunc(p.Context, cancel)()
+	}
+	copy(statuses, p.Agents[t.site.agent].Deliver(ctx, &Delivery{
 		ID: t.entry.ID, Envelope: &env, Content: content, Attempt: attempt, Queued: t.entry.Queued, Log: log,
 	}))
 	return statuses

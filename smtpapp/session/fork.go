@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"slices"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/message"
@@ -121,6 +122,19 @@ func (tx *Transaction) with(to []*mail.Recipient) *Transaction {
 	return &t
 }
 
+// need leaves of what the client declared only what the message needs. Clients
+// say SMTPUTF8 and 8BITMIME because they are offered, and a next hop without
+// them would otherwise be no way for plain ASCII (RFC 6531, section 3.6).
+func need(env *mail.Envelope, m *message.Message) {
+	eight := m.Header.EightBit()
+	if env.UTF8 && env.From.IsASCII() && !eight {
+		env.UTF8 = slices.ContainsFunc(env.Recipients, func(r *mail.Recipient) bool { return !r.Address.IsASCII() })
+	}
+	if env.Body == mail.Body8Bit && !eight && !m.Body().EightBit() {
+		env.Body = mail.Body7Bit
+	}
+}
+
 // object is what the queue gets of a group; nil if all of it was discarded.
 func (g *group) object() *message.Object {
 	var to []*mail.Recipient
@@ -134,5 +148,6 @@ func (g *group) object() *message.Object {
 	}
 	env := *g.tx.Envelope
 	env.Recipients = to
+	need(&env, g.m)
 	return &message.Object{ID: g.tx.ID, Envelope: &env, Content: g.m}
 }

@@ -415,3 +415,41 @@ func (resultOf) HandleMail(_ context.Context, tx *Transaction) error {
 		Result{Method: "score", Value: "3", Private: true})
 	return nil
 }
+
+// TestNeedlessExtensions: what a client declares because it is offered does not
+// bind the next hop.
+func TestNeedlessExtensions(t *testing.T) {
+	for name, tc := range map[string]struct {
+		content, to string
+		utf8        bool
+		body        mail.Body
+	}{
+		"ASCII":            {hello, "x@a.test", false, mail.Body7Bit},
+		"8-bit body":       {hello + "\xc3\xa4\r\n", "x@a.test", false, mail.Body8Bit},
+		"UTF-8 header":     {"Subject: \xc3\xa4\r\n\r\n", "x@a.test", true, mail.Body8Bit},
+		"UTF-8 recipient":  {hello, "\xc3\xa4@a.test", true, mail.Body8Bit}, // it stands in Received
+		"A-label, no more": {hello, "x@xn--bcher-kva.test", false, mail.Body7Bit},
+	} {
+		s, q := newTest(t, true, line(nil, h("deliver", claims{"a", true})))
+		if err := s.stageMail(t.Context(), &mail.Envelope{From: mail.Address{Local: "s", Domain: "from.test"}, UTF8: true, Body: mail.Body8Bit}); err != nil {
+			t.Fatal(err)
+		}
+		a, err := mail.ParseAddress(tc.to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.stageRcpt(t.Context(), mail.NewRecipient(a)); err != nil {
+			t.Fatal(err)
+		}
+		m, err := message.Parse([]byte(tc.content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := s.stageMessage(t.Context(), m); r.Code != 250 {
+			t.Fatal(r)
+		}
+		if env := q.objects[0].Envelope; env.UTF8 != tc.utf8 || env.Body != tc.body {
+			t.Errorf("%s: got SMTPUTF8 %t, BODY=%s", name, env.UTF8, env.Body)
+		}
+	}
+}
