@@ -68,44 +68,6 @@ type Delivery struct {
 	Log      *slog.Logger
 }
 
-// A Schedule says when delivery is tried. Zero fields have defaults.
-type Schedule struct {
-	// Retry are the times between attempts; the last one repeats.
-	Retry []time.Duration
-	// Expire is how long delivery is tried; ExpireNull the same for mail with
-	// the null reverse-path.
-	Expire, ExpireNull time.Duration
-	// DelayNotice is after what time the sender hears of a delay, once.
-	DelayNotice time.Duration
-	// Concurrency is how many attempts run at once, and PerDestination how
-	// many of them to one destination.
-	Concurrency, PerDestination int
-}
-
-func (s Schedule) withDefaults() Schedule {
-	if len(s.Retry) == 0 {
-		s.Retry = []time.Duration{
-			time.Minute, 5 * time.Minute, 10 * time.Minute, 20 * time.Minute,
-			40 * time.Minute, 80 * time.Minute, 160 * time.Minute, 4 * time.Hour,
-		}
-	}
-	def := func(v *time.Duration, d time.Duration) {
-		if *v <= 0 {
-			*v = d
-		}
-	}
-	def(&s.Expire, 5*24*time.Hour)
-	def(&s.ExpireNull, 24*time.Hour)
-	def(&s.DelayNotice, 4*time.Hour)
-	if s.Concurrency <= 0 {
-		s.Concurrency = 200
-	}
-	if s.PerDestination <= 0 {
-		s.PerDestination = 20
-	}
-	return s
-}
-
 // A Policy is what one configuration says about delivery. It is not changed
 // once it is attached.
 type Policy struct {
@@ -117,7 +79,7 @@ type Policy struct {
 	// Lease keeps the configuration in use for the length of an attempt. If
 	// it fails, the attempt is not begun.
 	Lease func() (release func(), ok bool)
-	// Context, if not nil, ends the attempts under this policy when it ends.
+	// Context, if not nil, ends attempts when it ends.
 	Context context.Context
 	// Route returns the recipients, with agents, that a DSN to a sender has.
 	Route func(ctx context.Context, sender mail.Address) []*mail.Recipient

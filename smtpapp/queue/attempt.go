@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
-	"math/rand/v2"
 	"runtime/debug"
-	"slices"
 	"time"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
@@ -21,9 +21,9 @@ func (q *Queue) run() {
 	for {
 		now := time.Now()
 		next := q.dispatch(now)
-		wait := time.Hour
+		wait := time.Hour // or sooner; a clock that was set is noticed in time
 		if !next.IsZero() {
-			wait = max(next.Sub(now), 0)
+			wait = min(wait, max(next.Sub(now), 0))
 		}
 		timer.Reset(wait)
 		select {
@@ -43,16 +43,16 @@ func (q *Queue) dispatch(now time.Time) time.Time {
 	if p == nil || q.closed {
 		return time.Time{}
 	}
-	next := q.sched.ripen(now)
+	next := q.sched.ripen(now, p)
 	for {
 		release, ok := p.Lease()
 		if !ok {
 			return next // it is about to be detached, which wakes us
 		}
-		t, again := q.sched.next(now, &p.Schedule, p)
+		t := q.sched.next(p, now)
 		if t == nil {
 			release()
-			return earlier(next, again)
+			return next
 		}
 		q.runs.Go(func() {
 			defer release()
@@ -71,49 +71,94 @@ func earlier(a, b time.Time) time.Time {
 // attempt gives a ticket to its agent and records what it says.
 func (q *Queue) attempt(p *Policy, t *ticket) {
 	began := time.Now()
-	statuses := q.deliver(p, t)
+	statuses, damaged := q.deliver(p, t)
 	now := time.Now()
-	c := new(Change)
-	var again, failed, told []*Recipient
 	unreachable := true
 	for i, r := range t.rcpts {
 		r.Attempts++
-		r.Last = statuses[i]
+		r.Last, r.Held = statuses[i], damaged && statuses[i].Action == Delayed
 		unreachable = unreachable && r.Last.Unreachable
-		q.judge(p, t.entry, r, now)
-		switch {
-		case !r.Done:
-			again = append(again, r)
-		case r.Last.Action == Failed:
-			failed = append(failed, r)
-		default:
-			told = append(told, r)
-		}
-		q.report(p, t, r, began, now)
 	}
-	c.Update = t.rcpts
-	q.notify(q.ctx, p, t.entry, append(failed, told...), c)
-	q.notifyDelay(q.ctx, p, t.entry, again, now, c)
-	q.record(p, t, c)
+	again := q.record(p, t, began, now)
 
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.sched.ended(t, unreachable, now, &p.Schedule)
-	if len(again) > 0 {
-		e := *t.entry
-		e.Recipients, e.Content = again, nil
-		q.sched.add(tickets(&e, q.policy()))
+	overdue := q.sched.ended(t, unreachable, &p.Schedule, q.policy(), now)
+	q.refill(t, again, now)
+	q.mu.Unlock()
+	for _, o := range overdue {
+		q.giveUp(p, o, statuses[0], now)
 	}
+}
+
+// giveUp settles a ticket whose turn will not come in time, as its site is
+// dead, with what an attempt there has just come to.
+func (q *Queue) giveUp(p *Policy, t *ticket, s Status, now time.Time) {
+	for _, r := range t.rcpts {
+		r.Last = s
+	}
+	again := q.record(p, t, now, now)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.sched.finish(t)
+	q.refill(t, again, now)
+}
+
+// refill schedules the recipients of a ticket who are tried again. q.mu is held.
+func (q *Queue) refill(t *ticket, again []*Recipient, now time.Time) {
+	e := *t.entry
+	e.Recipients = again
+	q.sched.add(&e, q.policy(), now)
 	q.nudge()
 }
 
-// record commits what an attempt did. Until that works, nothing is tried
+// record decides what the last status of each recipient means, and commits
+// that with the DSNs it calls for. It returns who is tried again.
+func (q *Queue) record(p *Policy, t *ticket, began, now time.Time) (again []*Recipient) {
+	c := &Change{Update: t.rcpts}
+	var done, late []*Recipient
+	jitter := spread()
+	for _, r := range t.rcpts {
+		judge(&p.Schedule, t.entry, r, now, jitter)
+		switch {
+		case r.Done:
+			done = append(done, r)
+		case p.Schedule.late(t.entry, r, now):
+			late = append(late, r)
+			fallthrough
+		default:
+			again = append(again, r)
+		}
+		q.report(p, t, r, began, now)
+	}
+	content := q.returned(t)
+	q.notify(p, t.entry, content, done, now, c)
+	q.notifyDelay(p, t.entry, content, late, now, c)
+	q.persist(p, t, c)
+	return again
+}
+
+// judge decides what a status means for the recipient: done, or when to try
+// again.
+func judge(s *Schedule, e *Entry, r *Recipient, now time.Time, jitter float64) {
+	switch {
+	case r.Last.Action != Delayed:
+		r.Done = true
+	case !now.Before(s.deadline(e)):
+		r.Done, r.Held = true, false
+		r.Last.Action = Failed
+		r.Last.Reply = expired(r.Last.Reply)
+	default:
+		r.Due = s.again(e, r, now, jitter)
+	}
+}
+
+// persist commits what an attempt did. Until that works, nothing is tried
 // again: the mail may have been delivered.
-func (q *Queue) record(p *Policy, t *ticket, c *Change) {
+func (q *Queue) persist(p *Policy, t *ticket, c *Change) {
 	for delay := 100 * time.Millisecond; ; delay = min(2*delay, 10*time.Second) {
-		err := q.commitResult(c)
+		err := q.store.Commit(context.WithoutCancel(q.ctx), c)
 		if err == nil {
-			return
+			break
 		}
 		p.Log.Error("recording an attempt", "id", t.entry.ID, "error", err, "next_try", delay)
 		select {
@@ -122,31 +167,57 @@ func (q *Queue) record(p *Policy, t *ticket, c *Change) {
 			return
 		}
 	}
-}
-
-func (q *Queue) commitResult(c *Change) error {
-	if err := q.store.Commit(context.WithoutCancel(q.ctx), c); err != nil {
-		return err
-	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, e := range c.Add {
-		q.sched.add(tickets(e, q.policy()))
-	}
-	return nil
+	q.scheduleNew(c.Add)
 }
 
-var errPanicked = &mail.Reply{Code: 451, Enh: "4.3.0", Text: "delivery failed inside this server"}
+var (
+	errPanicked = &mail.Reply{Code: 451, Enh: "4.3.0", Text: "delivery failed inside this server"}
+	errDamaged  = &mail.Reply{Code: 451, Enh: "4.3.0", Text: "stored content is damaged; held"}
+)
 
-// deliver runs the agent. However it ends, there is a status for each recipient.
-func (q *Queue) deliver(p *Policy, t *ticket) (statuses []Status) {
+// deliver runs the agent. However it ends, there is a status for each
+// recipient. What is not done of damaged content has to wait for an operator.
+func (q *Queue) deliver(p *Policy, t *ticket) (statuses []Status, damaged bool) {
 	statuses = make([]Status, len(t.rcpts))
 	log := p.Log.With("id", t.entry.ID, "agent", t.site.agent)
 	content, err := q.content(t)
 	if err != nil {
 		log.Error("reading an entry", "error", err)
-		return fill(statuses, Status{Reply: errPanicked})
+		if lost(err) {
+			return fill(statuses, Status{Reply: errDamaged}), true
+		}
+		return fill(statuses, Status{Reply: errPanicked}), false
 	}
+	ctx, cancel := q.attemptContext(p)
+	defer cancel()
+	q.call(ctx, p, t, content, statuses, log)
+	for _, s := range statuses {
+		if s.Action != Delayed || s.Unreachable {
+			continue
+		}
+		if err := verify(content); err != nil {
+			log.Error("stored content is damaged, the entry is held", "error", err)
+			return fillDelayed(statuses, Status{Reply: errDamaged}), true
+		}
+		break
+	}
+	return statuses, false
+}
+
+// attemptContext ends with the queue's or the policy's.
+func (q *Queue) attemptContext(p *Policy) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(q.ctx)
+	if p.Context == nil {
+		return ctx, cancel
+	}
+	stop := context.AfterFunc(p.Context, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+// call is the agent's turn.
+func (q *Queue) call(ctx context.Context, p *Policy, t *ticket, content *message.Message, statuses []Status, log *slog.Logger) {
 	env := *t.entry.Envelope
 	attempt := 0
 	for _, r := range t.rcpts {
@@ -159,15 +230,9 @@ func (q *Queue) deliver(p *Policy, t *ticket) (statuses []Status) {
 			fill(statuses, Status{Reply: errPanicked})
 		}
 	}()
-	ctx, cancel := context.WithCancel(q.ctx)
-	defer cancel()
-	if p.Context != nil {
-		defer context.AfterFunc(p.Context, cancel)()
-	}
 	copy(statuses, p.Agents[t.site.agent].Deliver(ctx, &Delivery{
 		ID: t.entry.ID, Envelope: &env, Content: content, Attempt: attempt, Queued: t.entry.Queued, Log: log,
 	}))
-	return statuses
 }
 
 func fill(ss []Status, s Status) []Status {
@@ -177,59 +242,44 @@ func fill(ss []Status, s Status) []Status {
 	return ss
 }
 
-// content is at hand for what has just been accepted, else in the store.
-func (q *Queue) content(t *ticket) (*message.Message, error) {
-	if c := t.entry.Content; c != nil {
-		if _, ok := c.Body().Bytes(); ok {
-			return c.Fork(), nil
+func fillDelayed(ss []Status, s Status) []Status {
+	for i := range ss {
+		if ss[i].Action == Delayed {
+			ss[i] = s
 		}
 	}
-	e, err := q.store.Get(q.ctx, t.entry.ID)
-	if err != nil {
-		return nil, err
-	}
-	return e.Content, nil
+	return ss
 }
 
-// judge decides what a status means for the recipient: done, or when to try
-// again.
-func (q *Queue) judge(p *Policy, e *Entry, r *Recipient, now time.Time) {
-	s := &p.Schedule
-	if r.Last.Action != Delayed {
-		r.Done = true
-		return
+// content is at hand for what has just been accepted, else in the store.
+func (q *Queue) content(t *ticket) (*message.Message, error) {
+	if t.content != nil {
+		return t.content.Fork(), nil
 	}
-	life := s.Expire
-	if e.Envelope.From.IsNull() {
-		life = s.ExpireNull
-	}
-	end := e.Queued.Add(life)
-	if !now.Before(end) {
-		r.Done = true
-		r.Last.Action = Failed
-		r.Last.Reply = expired(r.Last.Reply)
-		return
-	}
-	r.Due = now.Add(jitter(s.Retry[min(r.Attempts-1, len(s.Retry)-1)]))
-	if r.Due.After(end) {
-		r.Due = end
-	}
+	return q.store.Content(q.ctx, t.entry.ID)
 }
 
-// expired is the last word of a recipient whose time is over (RFC 3463,
-// section 3.5).
-func expired(last *mail.Reply) *mail.Reply {
-	r := &mail.Reply{Code: 554, Enh: "5.4.7", Text: "delivery time expired"}
-	if last != nil {
-		r.Text += "; the last attempt ended with: " + last.Error()
-	}
-	return r
+// lost reports whether an error of content is there to stay.
+func lost(err error) bool {
+	return errors.Is(err, ErrDamaged) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrNotFound)
 }
 
-// jitter spreads attempts by a fifth, so that they do not come all at once.
-func jitter(d time.Duration) time.Duration {
-	fifth := int64(d / 5)
-	return d + time.Duration(rand.Int64N(2*fifth+1)-fifth)
+// verify reads content that lies in a file and returns an error if it is not
+// what was stored. Whoever delivers meets the same error, but cannot tell it
+// from one of his own.
+func verify(m *message.Message) error {
+	if _, ok := m.Body().Bytes(); ok {
+		return nil
+	}
+	r, err := m.Body().NewReader()
+	if err == nil {
+		_, err = io.Copy(io.Discard, r)
+		_ = r.Close()
+	}
+	if err != nil && lost(err) {
+		return err
+	}
+	return nil
 }
 
 // report logs an attempt and counts it.
@@ -245,78 +295,14 @@ func (q *Queue) report(p *Policy, t *ticket, r *Recipient, began, now time.Time)
 	if r.Last.Reply != nil {
 		attrs = append(attrs, slog.String("reply", r.Last.Reply.Error()))
 	}
-	if !r.Done {
+	switch {
+	case r.Held:
+		attrs = append(attrs, slog.Bool("held", true))
+	case !r.Done:
 		attrs = append(attrs, slog.Time("next_try", r.Due))
 	}
 	p.Log.LogAttrs(q.ctx, slog.LevelInfo, "delivery", attrs...)
 	if p.Observe != nil {
 		p.Observe.AttemptEnded(r.Agent, r.Last.Action, now.Sub(began))
 	}
-}
-
-// Retry has an entry tried as soon as there is room, whatever its time.
-func (q *Queue) Retry(ctx context.Context, id string) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	list := q.sched.all[id]
-	if len(list) == 0 {
-		return ErrNotFound
-	}
-	now := time.Now()
-	for _, t := range slices.Clone(list) {
-		if t.running || t.index < 0 {
-			continue
-		}
-		t.due = now
-		for _, r := range t.rcpts {
-			r.Due = now
-		}
-		q.sched.fix(t)
-		if d := q.sched.sites[t.site]; d != nil {
-			d.until = time.Time{}
-		}
-	}
-	q.nudge()
-	return nil
-}
-
-// Get returns an entry.
-func (q *Queue) Get(ctx context.Context, id string) (*Entry, error) { return q.store.Get(ctx, id) }
-
-// A Filter says which entries List returns. Zero fields do not matter.
-type Filter struct {
-	Sender    string
-	Recipient string
-	Domain    string // of a recipient
-	Agent     string
-	After     string // id of the last entry of the page before
-	Limit     int    // default 100
-}
-
-// List returns entries without their content, oldest first.
-func (q *Queue) List(ctx context.Context, f Filter) ([]*Entry, error) {
-	if f.Limit <= 0 {
-		f.Limit = 100
-	}
-	var out []*Entry
-	err := q.store.Each(ctx, func(e *Entry) bool {
-		if f.matches(e) {
-			out = append(out, e)
-		}
-		return len(out) < f.Limit
-	})
-	if err != nil && !errors.Is(err, context.Canceled) {
-		return nil, fmt.Errorf("listing the queue: %w", err)
-	}
-	return out, err
-}
-
-func (f *Filter) matches(e *Entry) bool {
-	if f.After != "" && e.ID <= f.After || f.Sender != "" && e.Envelope.From.String() != f.Sender {
-		return false
-	}
-	return slices.ContainsFunc(e.Recipients, func(r *Recipient) bool {
-		return (f.Recipient == "" || r.Address.String() == f.Recipient) &&
-			(f.Domain == "" || r.Address.Domain == f.Domain) && (f.Agent == "" || r.Agent == f.Agent)
-	})
 }

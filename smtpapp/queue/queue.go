@@ -36,41 +36,93 @@ type Queue struct {
 	mu       sync.Mutex
 	closed   bool
 	policies []*Policy // the newest, last, is in force
+	last     *Policy   // that was in force
 	sched    schedule
+	loading  map[string]bool // ids that load leaves alone; nil when it is done
+
+	releasing sync.Mutex // one operator at a time
 }
 
-// Open reads what the store has and begins to deliver as soon as a policy is
-// attached. Close closes the store too.
+// Open reads what the store has, which may take a while after it returns, and
+// begins to deliver as soon as a policy is attached. Close closes the store too.
 func Open(store Store, log *slog.Logger) (*Queue, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	q := &Queue{store: store, log: log, wake: make(chan struct{}, 1), quit: make(chan struct{}), sched: newSchedule()}
-	q.ctx, q.cancel = context.WithCancel(context.Background())
-	now := time.Now()
-	err := store.Each(q.ctx, func(e *Entry) bool {
-		for _, r := range e.Recipients {
-			r.Due = clamp(r.Due, now)
-		}
-		q.sched.add(tickets(e, nil))
-		return true
-	})
-	if err != nil {
-		return nil, err
+	q := &Queue{
+		store: store, log: log, wake: make(chan struct{}, 1), quit: make(chan struct{}),
+		sched: newSchedule(), loading: map[string]bool{},
 	}
+	q.ctx, q.cancel = context.WithCancel(context.Background())
 	q.loop.Go(q.run)
+	q.loop.Go(q.load)
 	return q, nil
 }
 
-// maxBackoff bounds how far ahead a time in the store can be: a clock that was
-// wrong must not park mail for years.
-const maxBackoff = 7 * 24 * time.Hour
+// page is how many entries are read at once.
+const page = 500
 
-func clamp(due, now time.Time) time.Time {
-	if due.After(now.Add(maxBackoff)) {
-		return now
+// load schedules what the store had. Mail is taken meanwhile, so that a long
+// queue does not keep a server from answering.
+func (q *Queue) load() {
+	after := ""
+	for {
+		var es []*Entry
+		err := q.store.Each(q.ctx, after, func(e *Entry) bool {
+			es = append(es, e)
+			return len(es) < page
+		})
+		if err != nil {
+			q.log.Error("reading the queue", "error", err, "after", after)
+		}
+		q.mu.Lock()
+		q.schedule(es)
+		if len(es) < page && err == nil || q.closed {
+			q.loading = nil
+			q.mu.Unlock()
+			return
+		}
+		q.mu.Unlock()
+		if len(es) > 0 {
+			after = es[len(es)-1].ID
+		}
+		if err != nil {
+			select {
+			case <-time.After(10 * time.Second):
+			case <-q.quit:
+				return
+			}
+		}
 	}
-	return due
+}
+
+// schedule adds entries that were loaded. q.mu is held.
+func (q *Queue) schedule(es []*Entry) {
+	p, now := q.policy(), time.Now()
+	latest := now.Add(7 * 24 * time.Hour)
+	if p != nil {
+		latest = now.Add(p.Schedule.longest())
+	}
+	for _, e := range es {
+		if q.loading[e.ID] {
+			continue
+		}
+		for _, r := range e.Recipients {
+			clamp(e, r, latest, now)
+		}
+		q.sched.add(e, p, now)
+	}
+	q.nudge()
+}
+
+// fresh keeps load from an entry that is about to be committed and will be
+// scheduled by who does that: it may be done and gone when load comes to it.
+func (q *Queue) fresh(id string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.loading != nil {
+		q.loading[id] = true
+	}
 }
 
 // Attach puts a policy in force. An agent's name stands for this policy's
@@ -81,10 +133,10 @@ func (q *Queue) Attach(p *Policy) {
 	if c.Log == nil {
 		c.Log = q.log
 	}
+	c.origin = p
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.policies = append(q.policies, &c)
-	c.origin = p
 	q.rethink()
 }
 
@@ -97,9 +149,17 @@ func (q *Queue) Detach(p *Policy) {
 	q.rethink()
 }
 
-// rethink files every ticket anew, as agents and destinations may have changed.
+// rethink files every ticket anew if another policy is in force now, as agents
+// and destinations may have changed.
 func (q *Queue) rethink() {
-	q.sched.refile(q.policy())
+	p := q.policy()
+	if p != nil && p == q.last {
+		return
+	}
+	if p != nil {
+		q.last = p
+		q.sched.refile(p, time.Now())
+	}
 	q.nudge()
 }
 
@@ -121,6 +181,12 @@ func (q *Queue) nudge() {
 // Accept makes the forks of one content durable and returns their id. Errors
 // are Replies where they are of the kind that a client may know.
 func (q *Queue) Accept(ctx context.Context, objects []*message.Object) (id string, err error) {
+	q.mu.Lock()
+	closed := q.closed
+	q.mu.Unlock()
+	if closed {
+		return "", errClosing
+	}
 	now := time.Now()
 	id = objects[0].ID
 	if id == "" {
@@ -128,14 +194,36 @@ func (q *Queue) Accept(ctx context.Context, objects []*message.Object) (id strin
 	}
 	c := new(Change)
 	for i, o := range objects {
-		e := newEntry(o, id, i, now)
-		c.Add = append(c.Add, e)
-		q.refuse(ctx, e, c)
+		if err := q.add(newEntry(o, id, i, now), now, c); err != nil {
+			return "", err
+		}
 	}
-	if err := q.commit(ctx, c); err != nil {
+	if len(c.Add) == 0 {
+		return id, nil
+	}
+	switch err := q.store.Commit(ctx, c); {
+	case errors.Is(err, ErrClosed):
+		return "", errClosing
+	case err != nil:
 		return "", err
 	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.scheduleNew(c.Add)
 	return id, nil
+}
+
+var errClosing = mail.Refuse(421, "4.3.2", "server is going down")
+
+// scheduleNew schedules entries that were committed. q.mu is held.
+func (q *Queue) scheduleNew(es []*Entry) {
+	now := time.Now()
+	for _, e := range es {
+		q.sched.add(e, q.policy(), now)
+	}
+	if len(es) > 0 {
+		q.nudge()
+	}
 }
 
 func newEntry(o *message.Object, id string, i int, now time.Time) *Entry {
@@ -146,6 +234,9 @@ func newEntry(o *message.Object, id string, i int, now time.Time) *Entry {
 	env.Recipients = nil
 	e := &Entry{ID: id, Queued: now, Envelope: &env, Content: o.Content}
 	for j, r := range o.Envelope.Recipients {
+		if r.Discarded {
+			continue
+		}
 		due := now
 		if env.HoldUntil.After(now) {
 			due = env.HoldUntil
@@ -155,9 +246,9 @@ func newEntry(o *message.Object, id string, i int, now time.Time) *Entry {
 	return e
 }
 
-// refuse ends the recipients of e that a message handler has refused, in the
-// same commit that accepts the others.
-func (q *Queue) refuse(ctx context.Context, e *Entry, c *Change) {
+// add adds an entry to a change. The recipients that a message handler has
+// refused end in the same commit that accepts the others.
+func (q *Queue) add(e *Entry, now time.Time, c *Change) error {
 	var failed []*Recipient
 	e.Recipients = slices.DeleteFunc(e.Recipients, func(r *Recipient) bool {
 		if r.Refused == nil {
@@ -167,44 +258,31 @@ func (q *Queue) refuse(ctx context.Context, e *Entry, c *Change) {
 		failed = append(failed, r)
 		return true
 	})
+	if len(e.Recipients) > 0 {
+		q.fresh(e.ID)
+		c.Add = append(c.Add, e)
+	}
 	if len(failed) == 0 {
-		return
-	}
-	q.mu.Lock()
-	p := q.policy()
-	q.mu.Unlock()
-	if p != nil {
-		q.notify(ctx, p, e, failed, c)
-	}
-	if len(e.Recipients) == 0 {
-		c.Add = slices.DeleteFunc(c.Add, func(o *Entry) bool { return o == e })
-	}
-}
-
-// commit stores a change and schedules what it adds.
-func (q *Queue) commit(ctx context.Context, c *Change) error {
-	q.mu.Lock()
-	closed := q.closed
-	q.mu.Unlock()
-	if closed {
-		return mail.Refuse(421, "4.3.2", "server is going down")
-	}
-	if len(c.Add)+len(c.Update)+len(c.Noticed) == 0 {
 		return nil
 	}
-	if err := q.store.Commit(ctx, c); err != nil {
-		return err
-	}
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	for _, e := range c.Add {
-		q.sched.add(tickets(e, q.policy()))
+	p := q.last // even if it is detached: the session goes on
+	q.mu.Unlock()
+	if p == nil {
+		return errNoPolicy
 	}
-	if len(c.Add) > 0 {
-		q.nudge()
+	release, ok := p.Lease()
+	if !ok {
+		return errNoPolicy
 	}
+	defer release()
+	q.notify(p, e, func() *message.Message { return e.Content }, failed, now, c)
 	return nil
 }
+
+// errNoPolicy: nobody knows how to tell the sender of a recipient that was
+// refused, so that the client has to keep the message.
+var errNoPolicy = errors.New("no policy is in force")
 
 // Close stops scheduling and waits for attempts to end. When ctx ends first
 // they are cancelled, and waited for all the same.
@@ -217,8 +295,8 @@ func (q *Queue) Close(ctx context.Context) error {
 	q.closed = true
 	q.mu.Unlock()
 	close(q.quit)
-	q.loop.Wait()
 	stop := context.AfterFunc(ctx, q.cancel)
+	q.loop.Wait()
 	q.runs.Wait()
 	stop()
 	q.cancel()

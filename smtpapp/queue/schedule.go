@@ -5,59 +5,59 @@ import (
 	"time"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
+	"github.com/caddymail/caddy-smtp/smtpapp/message"
 )
 
 // A ticket is what one attempt is for: recipients of one entry that share an
-// agent and a destination, and the time.
+// agent and a destination, and the time. While it runs, its attempt alone
+// touches it; else the schedule does.
 type ticket struct {
-	entry *Entry
+	entry *Entry // without recipients and content, shared by all its tickets
 	rcpts []*Recipient
 	site  site
 	due   time.Time
 
-	index   int  // in the heap, -1 when not there
-	running bool // an attempt is being made
+	content *message.Message // of what has just been accepted, nil if it is in the store only
+	index   int              // in the heap, -1 when not there
+	running bool             // an attempt is being made
 }
 
 // A site is where a ticket goes: its ready queue.
 type site struct{ agent, destination string }
 
-// A destination is a ready queue and what is known of its site.
-type destination struct {
-	ready    []*ticket
-	running  int
-	failures int       // attempts in a row that found nobody there
-	until    time.Time // no attempt before then
-	listed   bool      // in the rotation
-}
-
 // A schedule is every ticket of a queue. It is guarded by Queue.mu.
 type schedule struct {
 	waiting waiting // those whose time has not come, by time
+	paused  pauses  // sites that are left alone, by the end of that
 	sites   map[site]*destination
-	turn    []site               // sites that have ready tickets, in rotation
+	turn    []*destination       // those that have ready tickets and may have an attempt, in rotation
 	all     map[string][]*ticket // by entry id
 	running int
+	kept    int64 // octets of content in memory
 }
 
 func newSchedule() schedule {
 	return schedule{sites: map[site]*destination{}, all: map[string][]*ticket{}}
 }
 
-// tickets parts the recipients of an entry by agent and destination. Without a
-// policy that has the agent, the destination is not known yet.
-func tickets(e *Entry, p *Policy) []*ticket {
+// tickets parts recipients of an entry by agent, destination and time. Without
+// a policy that has the agent, the destination is not known yet.
+func tickets(e *Entry, rcpts []*Recipient, p *Policy) []*ticket {
+	type part struct {
+		site
+		due int64
+	}
 	var ts []*ticket
-	bySite := map[site]*ticket{}
-	for _, r := range e.Recipients {
+	parts := map[part]*ticket{}
+	for _, r := range rcpts {
 		if r.Held {
 			continue
 		}
-		s := siteOf(e, r.Recipient, p)
-		t := bySite[s]
-		if t == nil || !t.due.Equal(r.Due) {
-			t = &ticket{entry: e, site: s, due: r.Due, index: -1}
-			bySite[s] = t
+		k := part{siteOf(e, r.Recipient, p), r.Due.UnixMicro()}
+		t := parts[k]
+		if t == nil {
+			t = &ticket{entry: e, site: k.site, due: r.Due, index: -1}
+			parts[k] = t
 			ts = append(ts, t)
 		}
 		t.rcpts = append(t.rcpts, r)
@@ -76,21 +76,59 @@ func siteOf(e *Entry, r *mail.Recipient, p *Policy) site {
 	return s
 }
 
-// add schedules tickets.
-func (s *schedule) add(ts []*ticket) {
-	for _, t := range ts {
-		s.all[t.entry.ID] = append(s.all[t.entry.ID], t)
-		heap.Push(&s.waiting, t)
+// maxKept bounds the content that is kept in memory for attempts that come at
+// once. What is over it is read from the store again.
+const maxKept = 32 << 20
+
+// add schedules the recipients of an entry, which may have content.
+func (s *schedule) add(e *Entry, p *Policy, now time.Time) {
+	bare := *e
+	bare.Recipients, bare.Content = nil, nil
+	for _, t := range tickets(&bare, e.Recipients, p) {
+		if e.Content != nil && !t.due.After(now) && s.awaits(t.site, p) {
+			s.keep(t, e.Content)
+		}
+		s.file(t)
 	}
 }
 
-// remove forgets a ticket that is neither waiting nor ready.
+// awaits reports whether an attempt at a site comes soon, as far as is known.
+func (s *schedule) awaits(k site, p *Policy) bool {
+	if p == nil || p.Agents[k.agent] == nil {
+		return false
+	}
+	d := s.sites[k]
+	return d == nil || d.failures == 0
+}
+
+func (s *schedule) keep(t *ticket, m *message.Message) {
+	if data, ok := m.Body().Bytes(); ok && s.kept+int64(len(data)) <= maxKept {
+		t.content = m
+		s.kept += int64(len(data))
+	}
+}
+
+// forget drops the content of a ticket.
+func (s *schedule) forget(t *ticket) {
+	if t.content != nil {
+		s.kept -= t.content.Body().Size()
+		t.content = nil
+	}
+}
+
+func (s *schedule) file(t *ticket) {
+	s.all[t.entry.ID] = append(s.all[t.entry.ID], t)
+	heap.Push(&s.waiting, t)
+}
+
+// remove takes a ticket off the list of its entry.
 func (s *schedule) remove(t *ticket) {
 	id := t.entry.ID
 	list := s.all[id]
 	for i, o := range list {
 		if o == t {
 			list[i] = list[len(list)-1]
+			list[len(list)-1] = nil
 			list = list[:len(list)-1]
 			break
 		}
@@ -101,117 +139,160 @@ func (s *schedule) remove(t *ticket) {
 }
 
 // refile makes the tickets of every entry anew for a policy. Those that are
-// being tried are left alone.
-func (s *schedule) refile(p *Policy) {
+// being tried are left alone. What is known of sites is kept.
+func (s *schedule) refile(p *Policy, now time.Time) {
 	old := s.all
-	sites := map[site]*destination{}
+	n := newSchedule()
+	n.running, n.kept = s.running, s.kept
 	for k, d := range s.sites {
-		if d.running > 0 || d.until.After(time.Now()) {
+		if d.running > 0 || d.until.After(now) {
 			d.ready, d.listed = nil, false
-			sites[k] = d
+			n.sites[k] = d
 		}
 	}
-	*s = schedule{sites: sites, all: map[string][]*ticket{}, running: s.running}
+	n.paused = s.paused
+	*s = n
 	for id, list := range old {
-		e := *list[0].entry
-		e.Recipients = nil
+		var rcpts []*Recipient
 		for _, t := range list {
 			if t.running {
 				s.all[id] = append(s.all[id], t)
-			} else {
-				e.Recipients = append(e.Recipients, t.rcpts...)
+				continue
 			}
+			s.forget(t)
+			rcpts = append(rcpts, t.rcpts...)
 		}
-		s.add(tickets(&e, p))
+		for _, t := range tickets(list[0].entry, rcpts, p) {
+			s.file(t)
+		}
 	}
 }
 
-// ripen moves what is due to the ready queues, and returns when the next will be.
-func (s *schedule) ripen(now time.Time) (next time.Time) {
+// ripen moves what is due to the ready queues, lists the sites whose pause is
+// over, and returns when there will be more of either.
+func (s *schedule) ripen(now time.Time, p *Policy) (next time.Time) {
 	for len(s.waiting) > 0 && !s.waiting[0].due.After(now) {
-		s.ready(heap.Pop(&s.waiting).(*ticket))
+		t := heap.Pop(&s.waiting).(*ticket)
+		d := s.sites[t.site]
+		if d == nil {
+			d = newDestination(t.site)
+			s.sites[t.site] = d
+		}
+		d.ready = append(d.ready, t)
+		s.list(d, p, now)
+	}
+	for len(s.paused) > 0 && !s.paused[0].until.After(now) {
+		d := heap.Pop(&s.paused).(*destination)
+		s.list(d, p, now)
+		s.drop(d)
 	}
 	if len(s.waiting) > 0 {
 		next = s.waiting[0].due
 	}
+	if len(s.paused) > 0 {
+		next = earlier(next, s.paused[0].until)
+	}
 	return next
 }
 
-func (s *schedule) ready(t *ticket) {
-	d := s.sites[t.site]
-	if d == nil {
-		d = new(destination)
-		s.sites[t.site] = d
+// list puts a site into the rotation if it can have an attempt. Who cannot is
+// listed by what ends that: an attempt that ends, a pause that is over, a
+// policy that has the agent. So nothing is looked at in vain.
+func (s *schedule) list(d *destination, p *Policy, now time.Time) {
+	if p == nil || d.listed || len(d.ready) == 0 || !d.open(&p.Schedule, now) {
+		return
 	}
-	d.ready = append(d.ready, t)
-	s.list(t.site, d)
-}
-
-func (s *schedule) list(k site, d *destination) {
-	if !d.listed {
-		d.listed = true
-		s.turn = append(s.turn, k)
+	if _, known := p.Agents[d.site.agent]; !known {
+		return
 	}
+	d.listed = true
+	s.turn = append(s.turn, d)
 }
 
 // next takes a ticket that may be tried now: one of each site in turn, so that
-// none waits for another's backlog. If there is none, again is when a site
-// that is left alone may be tried.
-func (s *schedule) next(now time.Time, sc *Schedule, p *Policy) (t *ticket, again time.Time) {
-	if s.running >= sc.Concurrency {
-		return nil, again
+// none waits for another's backlog.
+func (s *schedule) next(p *Policy, now time.Time) *ticket {
+	if s.running >= p.Schedule.Concurrency {
+		return nil
 	}
-	for range len(s.turn) {
-		k := s.turn[0]
+	for len(s.turn) > 0 {
+		d := s.turn[0]
+		s.turn[0] = nil
 		s.turn = s.turn[1:]
-		d := s.sites[k]
 		d.listed = false
-		if len(d.ready) == 0 {
-			s.drop(k, d)
+		if len(d.ready) == 0 || !d.open(&p.Schedule, now) {
 			continue
 		}
-		s.list(k, d)
-		_, known := p.Agents[k.agent]
-		switch {
-		case !known:
-		case d.until.After(now):
-			if again.IsZero() || d.until.Before(again) {
-				again = d.until
+		t := d.ready[0]
+		d.ready[0] = nil
+		d.ready = d.ready[1:]
+		d.running++
+		s.running++
+		t.running = true
+		s.list(d, p, now)
+		return t
+	}
+	return nil
+}
+
+// ended notes that an attempt is over and whether anybody was there. It returns
+// the tickets for which an attempt of their own can't be waited for.
+func (s *schedule) ended(t *ticket, unreachable bool, sc *Schedule, p *Policy, now time.Time) (overdue []*ticket) {
+	d := s.sites[t.site]
+	d.running--
+	s.running--
+	s.finish(t)
+	if unreachable {
+		d.failed(sc, now)
+		if d.failures == 1 {
+			for _, o := range d.ready {
+				s.forget(o)
 			}
-		case d.running < sc.PerDestination && (d.failures == 0 || d.running == 0):
-			t, d.ready = d.ready[0], d.ready[1:]
+		}
+		overdue = s.overdue(d, sc, now)
+	} else {
+		d.succeeded(sc)
+	}
+	switch {
+	case d.pause >= 0:
+		s.unpause(d)
+	case unreachable:
+		heap.Push(&s.paused, d)
+	}
+	s.list(d, p, now)
+	s.drop(d)
+	return overdue
+}
+
+// finish forgets a ticket that was begun.
+func (s *schedule) finish(t *ticket) {
+	t.running = false
+	s.forget(t)
+	s.remove(t)
+}
+
+// overdue begins what waits for a site that has just been found dead and whose
+// time is over, or whose sender is to be told: with one probe a minute, the
+// turn of each ticket in a long queue would come too late.
+func (s *schedule) overdue(d *destination, sc *Schedule, now time.Time) (ts []*ticket) {
+	rest := d.ready[:0]
+	for _, t := range d.ready {
+		if sc.speaks(t.entry, t.rcpts, now) {
 			t.running = true
-			d.running++
-			s.running++
-			return t, again
+			ts = append(ts, t)
+		} else {
+			rest = append(rest, t)
 		}
 	}
-	return nil, again
+	clear(d.ready[len(rest):])
+	d.ready = rest
+	return ts
 }
 
 // drop forgets a site that nothing is known of.
-func (s *schedule) drop(k site, d *destination) {
-	if d.running == 0 && d.failures == 0 {
-		delete(s.sites, k)
-	}
-}
-
-// ended notes how an attempt went.
-func (s *schedule) ended(t *ticket, unreachable bool, now time.Time, sc *Schedule) {
-	d := s.sites[t.site]
-	s.running--
-	d.running--
-	t.running = false
-	s.remove(t)
-	if !unreachable {
-		d.failures, d.until = 0, time.Time{}
-	} else {
-		d.failures++
-		pause := min(time.Minute<<min(d.failures-1, 4), 15*time.Minute, sc.Retry[0])
-		d.until = now.Add(pause)
-	}
-	if len(d.ready) == 0 && !d.listed {
-		s.drop(t.site, d)
+func (s *schedule) drop(d *destination) {
+	if len(d.ready) == 0 && d.running == 0 && d.pause < 0 && s.sites[d.site] == d {
+		delete(s.sites, d.site)
 	}
 }
 
@@ -244,3 +325,6 @@ func (w *waiting) Pop() any {
 
 // fix moves a waiting ticket to its new time.
 func (s *schedule) fix(t *ticket) { heap.Fix(&s.waiting, t.index) }
+
+// unpause puts a site where its pause, which has changed, says.
+func (s *schedule) unpause(d *destination) { heap.Fix(&s.paused, d.pause) }

@@ -18,25 +18,33 @@ type Store interface {
 	// where it will stay.
 	Create() (*os.File, error)
 	// Commit makes a change durable, all of it or nothing. When it returns
-	// nil, the change outlives the process and the machine's power.
+	// nil, the change outlives the process and the machine's power. A change
+	// that only adds is refused with a *mail.Reply while there is no room.
 	Commit(ctx context.Context, c *Change) error
-	// Each calls f for all entries, without their content, oldest first,
-	// until it returns false.
-	Each(ctx context.Context, f func(*Entry) bool) error
-	// Get returns an entry with its content; ErrNotFound if there is none.
+	// Each calls f for all entries, without their content, in the order of
+	// their ids from the first behind after, until it returns false. An entry
+	// that cannot be read is left out and logged: it must not block the others.
+	Each(ctx context.Context, after string, f func(*Entry) bool) error
+	// Get returns an entry without its content; ErrNotFound if there is none.
 	Get(ctx context.Context, id string) (*Entry, error)
+	// Content returns an entry's content, and ErrDamaged, alone or from whoever
+	// reads it, if that is not what was stored.
+	Content(ctx context.Context, id string) (*message.Message, error)
 	Close() error
 }
+
+// ErrDamaged says that the content of an entry is missing or not what was
+// stored.
+var ErrDamaged = message.ErrCorrupt
 
 // A Change is what one commit does.
 type Change struct {
 	// Add are new entries. Those with the same Body share it.
 	Add []*Entry
 	// Update are recipients with their new state. An entry whose recipients
-	// are all done is removed, and its body when no other has it.
+	// are all done is removed, and its body when no other has it. What is gone
+	// already stays so.
 	Update []*Recipient
-	// Noticed are entries whose sender was told of the delay.
-	Noticed []string
 }
 
 // An Entry is a queued message with the recipients that are treated alike.
@@ -45,7 +53,6 @@ type Entry struct {
 	Queued     time.Time
 	Envelope   *mail.Envelope // without its recipients
 	Recipients []*Recipient   // those that are not done
-	Noticed    bool           // the sender was told of the delay
 	Content    *message.Message
 }
 
@@ -56,7 +63,8 @@ type Recipient struct {
 	Index int
 
 	Done     bool
-	Held     bool // not tried until released
+	Held     bool // not tried until released; Last says why
+	Noticed  bool // the sender was told of the delay
 	Attempts int
 	Due      time.Time
 	Last     Status // of the last attempt

@@ -40,9 +40,10 @@ create table entry (
 	queued   integer not null, -- microseconds since 1970, as all times here
 	sender   text not null,
 	envelope text not null,    -- JSON: what else MAIL said
+	envelope_crc integer not null,
 	header   blob not null,
-	content  integer not null references content(id),
-	noticed  integer not null default 0
+	header_crc integer not null,
+	content  integer not null references content(id)
 ) strict, without rowid;
 
 create index entry_content on entry (content);
@@ -53,7 +54,9 @@ create table recipient (
 	address  text not null,
 	agent    text not null,
 	detail   text not null,    -- JSON: what else RCPT said
+	detail_crc integer not null,
 	held     integer not null default 0,
+	noticed  integer not null default 0, -- the sender was told of the delay
 	attempts integer not null default 0,
 	due      integer not null,
 	code     integer not null default 0, -- of the last reply
@@ -66,8 +69,8 @@ create table recipient (
 
 // Options of a Store. Zero fields have defaults.
 type Options struct {
-	// FreeSpace is what must stay free of the file system, in octets.
-	// Default: 512 MiB; negative: none.
+	// FreeSpace is what must stay free of the file system for messages to be
+	// taken, in octets. Default: 512 MiB or 5 %, whichever is more; negative: none.
 	FreeSpace int64
 	Log       *slog.Logger
 }
@@ -80,50 +83,66 @@ type Store struct {
 	read *sql.DB
 	w    *writer
 
+	ballast ballast
 	closing sync.Once
 }
 
 // Open opens the store in a folder, and makes it if it is not there. No other
 // process can use it until it is closed.
-func Open(dir string, o Options) (s *Store, err error) {
+func Open(dir string, o Options) (*Store, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.FreeSpace == 0 {
-		o.FreeSpace = 512 << 20
-	}
-	s = &Store{dir: dir, opts: o}
+	s := &Store{dir: dir, opts: o, ballast: ballast{path: filepath.Join(dir, "ballast"), log: o.Log}}
 	for _, d := range []string{dir, s.path("content"), s.path("incoming")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, err
 		}
 	}
-	if s.lock, err = lockFile(s.path("lock")); err != nil {
-		return nil, fmt.Errorf("queue %s: %w", dir, err)
-	}
-	defer func() {
-		if err != nil {
-			s.lock.Close()
+	lock, err := lockFile(s.path("lock"))
+	if err == nil {
+		s.lock = lock
+		if err = s.start(); err != nil {
+			err = errors.Join(err, lock.Close())
 		}
-	}()
-	db, err := s.open()
+	}
 	if err != nil {
-		return nil, err
-	}
-	if err := migrate(db); err != nil {
-		return nil, errors.Join(fmt.Errorf("queue %s: %w", dir, err), db.Close())
-	}
-	if s.read, err = s.open(); err != nil {
-		return nil, errors.Join(err, db.Close())
-	}
-	if err := s.collect(); err != nil {
-		return nil, errors.Join(err, db.Close(), s.read.Close())
-	}
-	if s.w, err = newWriter(db, s); err != nil {
-		return nil, errors.Join(err, db.Close(), s.read.Close())
+		return nil, fmt.Errorf("queue %s: %w", dir, err)
 	}
 	return s, nil
 }
+
+// start opens the database. What an error leaves open is closed.
+func (s *Store) start() (err error) {
+	db, err := s.open()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, db.Close())
+		}
+	}()
+	if err := s.migrate(db); err != nil {
+		return err
+	}
+	if s.read, err = s.open(); err != nil {
+		return err
+	}
+	s.read.SetMaxOpenConns(maxReaders)
+	s.read.SetMaxIdleConns(maxReaders)
+	if err = s.collect(); err == nil {
+		s.w, err = newWriter(db, s)
+	}
+	if err != nil {
+		return errors.Join(err, s.read.Close())
+	}
+	s.room() // makes the ballast
+	return nil
+}
+
+// maxReaders bounds the connections that read.
+const maxReaders = 4
 
 func (s *Store) path(elem ...string) string {
 	return filepath.Join(append([]string{s.dir}, elem...)...)
@@ -161,7 +180,7 @@ func (s *Store) open() (*sql.DB, error) {
 	return db, nil
 }
 
-func migrate(db *sql.DB) error {
+func (s *Store) migrate(db *sql.DB) error {
 	var v int
 	if err := db.QueryRow("pragma user_version").Scan(&v); err != nil {
 		return err
@@ -171,6 +190,11 @@ func migrate(db *sql.DB) error {
 		return nil
 	case v > version:
 		return fmt.Errorf("made by a newer release (format %d, this one knows %d)", v, version)
+	}
+	if files, err := os.ReadDir(s.path("content")); err != nil {
+		return err
+	} else if len(files) > 0 { // they would be collected
+		return errors.New("there is content, but queue.db is not that which names it")
 	}
 	tx, err := db.Begin()
 	if err != nil {
@@ -233,14 +257,18 @@ func emptyDir(dir string) error {
 }
 
 // Create makes a file for content that is arriving.
-func (s *Store) Create() (*os.File, error) { return os.CreateTemp(s.path("incoming"), "") } // 0600
+func (s *Store) Create() (*os.File, error) {
+	if !s.room() {
+		return nil, errNoSpace
+	}
+	return os.CreateTemp(s.path("incoming"), "") // 0600
+}
 
-// Commit makes a change durable.
+// Commit makes a change durable. Only new mail is refused for want of room:
+// what is queued gets on, with its DSNs.
 func (s *Store) Commit(ctx context.Context, c *queue.Change) error {
-	if len(c.Add) > 0 {
-		if err := s.room(); err != nil {
-			return err
-		}
+	if len(c.Update) == 0 && !s.room() {
+		return errNoSpace
 	}
 	if err := s.w.commit(ctx, c); err != nil {
 		s.opts.Log.Error("writing the queue", "error", err)
@@ -254,26 +282,28 @@ func (s *Store) Commit(ctx context.Context, c *queue.Change) error {
 
 var errNoSpace = mail.Refuse(452, "4.3.1", "insufficient system storage")
 
-// room refuses new mail while what is queued can still be worked on.
-func (s *Store) room() error {
-	var st syscall.Statfs_t
-	if s.opts.FreeSpace < 0 || syscall.Statfs(s.dir, &st) != nil {
-		return nil
+// Primary result codes of SQLite.
+const (
+	codeBusy  = 5
+	codeIOErr = 10
+	codeFull  = 13
+)
+
+func code(err error) int {
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+		return e.Code() & 0xff
 	}
-	if free := int64(st.Bavail) * st.Bsize; free < s.opts.FreeSpace || st.Files > 0 && st.Ffree < 1000 {
-		s.opts.Log.Warn("no room for new mail", "free", free, "wanted", s.opts.FreeSpace)
-		return errNoSpace
-	}
-	return nil
+	return 0
 }
 
 // full reports whether an error is of a file system without room.
 func full(err error) bool {
-	if e, ok := errors.AsType[*sqlite.Error](err); ok && e.Code()&0xff == 13 { // SQLITE_FULL
-		return true
-	}
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	return code(err) == codeFull || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
+
+// common reports whether an error is nobody's own, so that trying the changes
+// one by one would only take longer: the database is locked, the disk fails.
+func common(err error) bool { return code(err) == codeBusy || code(err) == codeIOErr }
 
 // Close waits for what is being written and gives the folder back.
 func (s *Store) Close() (err error) {

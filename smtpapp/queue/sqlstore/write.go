@@ -4,7 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"sync"
 
@@ -23,8 +25,10 @@ type writer struct {
 	conn *sql.Conn
 	stmt map[string]*sql.Stmt
 	ops  chan *op
-	quit chan struct{}
 	done sync.WaitGroup
+
+	mu     sync.RWMutex // held while something is put into ops
+	closed bool
 }
 
 // An op is a change and whom to tell.
@@ -32,6 +36,7 @@ type op struct {
 	change *queue.Change
 	files  map[*message.Body]string // where spooled bodies have been put
 	gone   []string                 // files to remove after the commit
+	err    error
 	result chan error
 }
 
@@ -41,15 +46,14 @@ var statements = map[string]string{
 	"commit":   "commit",
 	"rollback": "rollback",
 	"content":  "insert into content (size, sha256, inline, file, eight_bit, nul, longest) values (?,?,?,?,?,?,?)",
-	"entry":    "insert into entry (id, queued, sender, envelope, header, content) values (?,?,?,?,?,?)",
-	"rcpt":     "insert into recipient (entry, idx, address, agent, detail, held, due) values (?,?,?,?,?,?,?)",
-	"later":    "update recipient set attempts=?, due=?, held=?, code=?, enh=?, reply=?, remote=? where entry=? and idx=?",
+	"entry":    "insert into entry (id, queued, sender, envelope, envelope_crc, header, header_crc, content) values (?,?,?,?,?,?,?,?)",
+	"rcpt":     "insert into recipient (entry, idx, address, agent, detail, detail_crc, held, due) values (?,?,?,?,?,?,?,?)",
+	"later":    "update recipient set attempts=?, due=?, held=?, noticed=?, code=?, enh=?, reply=?, remote=? where entry=? and idx=?",
 	"done":     "delete from recipient where entry=? and idx=?",
-	"noticed":  "update entry set noticed=1 where id=?",
-	"left":     "select count(*) from recipient where entry=?",
+	"left":     "select exists (select 1 from recipient where entry=?)",
 	"body":     "select content from entry where id=?",
 	"remove":   "delete from entry where id=?",
-	"shared":   "select count(*) from entry where content=?",
+	"shared":   "select exists (select 1 from entry where content=?)",
 	"file":     "select coalesce(file,'') from content where id=?",
 	"forget":   "delete from content where id=?",
 }
@@ -59,7 +63,7 @@ func newWriter(db *sql.DB, s *Store) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{s: s, db: db, conn: conn, stmt: map[string]*sql.Stmt{}, ops: make(chan *op, maxBatch), quit: make(chan struct{})}
+	w := &writer{s: s, db: db, conn: conn, stmt: map[string]*sql.Stmt{}, ops: make(chan *op, maxBatch)}
 	for name, text := range statements {
 		if w.stmt[name], err = conn.PrepareContext(context.Background(), text); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
@@ -73,15 +77,10 @@ func newWriter(db *sql.DB, s *Store) (*writer, error) {
 // meanwhile: whether it was would be unknown otherwise.
 func (w *writer) commit(_ context.Context, c *queue.Change) error {
 	o := &op{change: c, files: map[*message.Body]string{}, result: make(chan error, 1)}
-	if err := w.place(o); err != nil {
-		return err
+	err := w.place(o)
+	if err == nil {
+		err = w.submit(o)
 	}
-	select {
-	case w.ops <- o:
-	case <-w.quit:
-		return queue.ErrClosed
-	}
-	err := <-o.result
 	if err != nil {
 		for _, f := range o.files {
 			os.Remove(w.s.path("content", f))
@@ -89,15 +88,27 @@ func (w *writer) commit(_ context.Context, c *queue.Change) error {
 		return err
 	}
 	for b := range o.files {
+		os.Remove(b.File().Name()) // it has its other name
 		b.Keep()
-		if f := b.File(); f != nil {
-			f.Close()
-		}
+		b.File().Close()
 	}
 	return nil
 }
 
+// submit gives an op to the writer and waits for it.
+func (w *writer) submit(o *op) error {
+	w.mu.RLock()
+	if w.closed {
+		w.mu.RUnlock()
+		return queue.ErrClosed
+	}
+	w.ops <- o
+	w.mu.RUnlock()
+	return <-o.result
+}
+
 // place puts spooled bodies where they stay, so that the commit can name them.
+// A file that could not be synced is not tried again: it goes with the error.
 func (w *writer) place(o *op) error {
 	for _, e := range o.change.Add {
 		b := e.Content.Body()
@@ -112,7 +123,6 @@ func (w *writer) place(o *op) error {
 			return err
 		}
 		o.files[b] = e.ID
-		os.Remove(f.Name())
 	}
 	if len(o.files) == 0 {
 		return nil
@@ -130,20 +140,8 @@ func syncDir(dir string) error {
 }
 
 func (w *writer) run() {
-	for {
-		select {
-		case o := <-w.ops:
-			w.batch(o)
-		case <-w.quit:
-			for {
-				select {
-				case o := <-w.ops:
-					w.batch(o)
-				default:
-					return
-				}
-			}
-		}
+	for o := range w.ops {
+		w.batch(o)
 	}
 }
 
@@ -153,27 +151,48 @@ func (w *writer) batch(first *op) {
 gather:
 	for len(ops) < maxBatch {
 		select {
-		case o := <-w.ops:
+		case o, ok := <-w.ops:
+			if !ok {
+				break gather
+			}
 			ops = append(ops, o)
 		default:
 			break gather
 		}
 	}
 	err := w.transaction(ops)
-	if err != nil && len(ops) > 1 { // one of them may be at fault: each for itself
-		for _, o := range ops {
-			o.gone = nil
-			o.result <- w.transaction([]*op{o})
-		}
+	if err == nil {
+		w.finish(ops)
 		return
 	}
 	for _, o := range ops {
-		if err == nil {
-			for _, f := range o.gone {
+		o.err = err
+		if len(ops) > 1 && !common(err) { // one of them may be at fault: each for itself
+			o.err = w.alone(o)
+		}
+		if full(o.err) && len(o.change.Update) > 0 && w.s.ballast.drop() {
+			o.err = w.alone(o)
+		}
+	}
+	w.finish(ops)
+}
+
+func (w *writer) alone(o *op) error {
+	o.gone = nil
+	return w.transaction([]*op{o})
+}
+
+// finish tells who waits, and removes the files of what is gone.
+func (w *writer) finish(ops []*op) {
+	for _, o := range ops {
+		o.result <- o.err
+	}
+	for _, o := range ops {
+		for _, f := range o.gone {
+			if o.err == nil {
 				os.Remove(w.s.path("content", f))
 			}
 		}
-		o.result <- err
 	}
 }
 
@@ -215,11 +234,6 @@ func (w *writer) apply(o *op) error {
 			entries[r.Entry] = true
 		}
 	}
-	for _, id := range o.change.Noticed {
-		if err := w.exec("noticed", id); err != nil {
-			return err
-		}
-	}
 	for id := range entries {
 		if err := w.sweep(id, o); err != nil {
 			return err
@@ -254,7 +268,8 @@ func (w *writer) add(e *queue.Entry, o *op, bodies map[*message.Body]int64) erro
 	if err != nil {
 		return err
 	}
-	if err := w.exec("entry", e.ID, e.Queued.UnixMicro(), e.Envelope.From.String(), string(env), e.Content.Header.Bytes(), bodies[b]); err != nil {
+	header := e.Content.Header.Bytes()
+	if err := w.exec("entry", e.ID, e.Queued.UnixMicro(), e.Envelope.From.String(), string(env), crc(env), header, crc(header), bodies[b]); err != nil {
 		return err
 	}
 	for _, r := range e.Recipients {
@@ -262,12 +277,17 @@ func (w *writer) add(e *queue.Entry, o *op, bodies map[*message.Body]int64) erro
 		if err != nil {
 			return err
 		}
-		if err := w.exec("rcpt", e.ID, r.Index, r.Address.String(), r.Agent, string(detail), r.Held, r.Due.UnixMicro()); err != nil {
+		if err := w.exec("rcpt", e.ID, r.Index, r.Address.String(), r.Agent, string(detail), crc(detail), r.Held, r.Due.UnixMicro()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// crc finds out damage to what has no better sum: SQLite has none of its own.
+func crc(b []byte) int64 { return int64(crc32.Checksum(b, castagnoli)) }
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func (w *writer) update(r *queue.Recipient) error {
 	if r.Done {
@@ -277,16 +297,17 @@ func (w *writer) update(r *queue.Recipient) error {
 	if reply == nil {
 		reply = new(mail.Reply)
 	}
-	return w.exec("later", r.Attempts, r.Due.UnixMicro(), r.Held, reply.Code, reply.Enh, reply.Text, r.Last.RemoteMTA, r.Entry, r.Index)
+	return w.exec("later", r.Attempts, r.Due.UnixMicro(), r.Held, r.Noticed, reply.Code, reply.Enh, reply.Text, r.Last.RemoteMTA, r.Entry, r.Index)
 }
 
 // sweep removes an entry that has no recipient left, and its body if no other
 // entry has it.
 func (w *writer) sweep(id string, o *op) error {
-	var n, content int64
-	if err := w.stmt["left"].QueryRow(id).Scan(&n); err != nil || n > 0 {
+	var more bool
+	if err := w.stmt["left"].QueryRow(id).Scan(&more); err != nil || more {
 		return err
 	}
+	var content int64
 	if err := w.stmt["body"].QueryRow(id).Scan(&content); err != nil {
 		if err == sql.ErrNoRows {
 			return nil
@@ -296,7 +317,7 @@ func (w *writer) sweep(id string, o *op) error {
 	if err := w.exec("remove", id); err != nil {
 		return err
 	}
-	if err := w.stmt["shared"].QueryRow(content).Scan(&n); err != nil || n > 0 {
+	if err := w.stmt["shared"].QueryRow(content).Scan(&more); err != nil || more {
 		return err
 	}
 	var file string
@@ -310,11 +331,14 @@ func (w *writer) sweep(id string, o *op) error {
 }
 
 func (w *writer) close() error {
-	close(w.quit)
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	close(w.ops)
 	w.done.Wait()
-	err := w.conn.Close()
-	if e := w.db.Close(); err == nil {
-		err = e
+	var errs []error
+	for _, st := range w.stmt { // else SQLite keeps the connection, and its files
+		errs = append(errs, st.Close())
 	}
-	return err
+	return errors.Join(append(errs, w.conn.Close(), w.db.Close())...)
 }
