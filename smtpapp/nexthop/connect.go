@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/client"
@@ -50,6 +51,21 @@ func (p TLS) config(h Host) *tls.Config {
 		c.InsecureSkipVerify = true
 	}
 	return c
+}
+
+// open connects, and keeps hold of what lies beneath the client.
+func (s *Sender) open(ctx context.Context, policy TLS, h Host, addr string) (*kept, error) {
+	k, tapped, dial := new(kept), *s, s.Client.Dial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	tapped.Client.Dial = func(ctx context.Context, network, addr string) (nc net.Conn, err error) {
+		k.raw, err = dial(ctx, network, addr)
+		return k.raw, err
+	}
+	var err error
+	k.conn, err = tapped.connect(ctx, policy, h, addr)
+	return k, err
 }
 
 // connect dials, turns TLS on and logs in.

@@ -2,6 +2,7 @@ package nexthop
 
 import (
 	"context"
+	"net"
 	"sync"
 	"time"
 
@@ -37,6 +38,7 @@ func NewPool(opts PoolOptions) *Pool {
 // kept is a connection between two messages.
 type kept struct {
 	conn  *client.Conn
+	raw   net.Conn // beneath it
 	uses  int
 	timer *time.Timer
 }

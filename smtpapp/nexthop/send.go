@@ -120,21 +120,20 @@ func (a *attempt) note(h Host, addr string, t *trouble) {
 // try talks to one address. A connection that was kept may have gone dead
 // meanwhile, which says nothing about the host: then there is a new one.
 func (a *attempt) try(ctx context.Context, h Host, addr string) {
-	key := a.key(h, addr)
-	k := a.s.Pool.take(key)
-	if k != nil {
+	key := a.s.key(a.policy, h, addr)
+	if k := a.s.Pool.take(key); k != nil {
 		t := a.converse(ctx, h, key, k)
 		if t == nil || !t.untouched {
 			a.spoke(h, addr, t)
 			return
 		}
 	}
-	conn, err := a.s.connect(ctx, a.policy, h, addr)
+	k, err := a.s.open(ctx, a.policy, h, addr)
 	if err != nil {
 		a.note(h, addr, judgeError(err))
 		return
 	}
-	a.spoke(h, addr, a.converse(ctx, h, key, &kept{conn: conn}))
+	a.spoke(h, addr, a.converse(ctx, h, key, k))
 }
 
 // spoke counts a session, and notes what it left to do.
@@ -146,8 +145,8 @@ func (a *attempt) spoke(h Host, addr string, t *trouble) {
 }
 
 // key is what connections must have in common to stand in for one another.
-func (a *attempt) key(h Host, addr string) string {
-	return strings.Join([]string{h.network, addr, h.Name, string(a.policy.Mode)}, "|")
+func (s *Sender) key(policy TLS, h Host, addr string) string {
+	return strings.Join([]string{h.network, addr, h.Name, string(policy.Mode)}, "|")
 }
 
 // converse has as many transactions as it takes, and returns the trouble that

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/client"
@@ -100,6 +101,29 @@ func judgeResult(r client.Result) *trouble {
 		t.reply = mail.Refuse(451, "4.5.0", "mail host breaks the protocol")
 	}
 	return t
+}
+
+// judgeProbe judges what the peer said to a probe. Only what it says of the
+// recipient is an answer; that it wants no RCPT of us is not.
+func judgeProbe(r client.Result) *trouble {
+	t := judgeResult(r)
+	switch r.Reply.Code {
+	case 500, 502, 503, 521, 530: // RFC 5321, section 4.2.2; RFC 7504; RFC 4954, section 6
+		t.scope = ofHost
+	}
+	if tooMany(r) {
+		t.scope = ofHost
+	}
+	return t
+}
+
+// unsaid is the reply of a probe that found nobody who could tell.
+func unsaid(t *trouble) *mail.Reply {
+	enh := t.reply.Enh
+	if !strings.HasPrefix(enh, "4.4.") {
+		enh = "4.4.0"
+	}
+	return mail.Refuse(451, enh, "recipient cannot be verified now")
 }
 
 // judgeError judges what befell a connection, and all who got no reply on it.

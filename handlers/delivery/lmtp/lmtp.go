@@ -13,6 +13,7 @@ import (
 	"github.com/caddymail/caddy-smtp/smtpapp/caddyopt"
 	"github.com/caddymail/caddy-smtp/smtpapp/client"
 	"github.com/caddymail/caddy-smtp/smtpapp/env"
+	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/nexthop"
 	"github.com/caddymail/caddy-smtp/smtpapp/queue"
 )
@@ -21,8 +22,12 @@ func init() { caddy.RegisterModule(new(Agent)) }
 
 // Agent delivers to a mail store such as Dovecot by LMTP, in clear text: to a
 // socket, or within a network that can be trusted. The store answers for each
-// recipient. What it refuses for good, such as an unknown recipient, goes back
-// to the sender, so let the deliver handler know the users.
+// recipient.
+//
+// Where the deliver handler has no users, the store is asked who exists before
+// a recipient is accepted, by MAIL and RCPT without a message. A yes holds for
+// five minutes, a no for five seconds. While the store cannot tell, whoever is
+// not known is asked to try again.
 type Agent struct {
 	// Address is the store's, in Caddy's notation: unix//run/dovecot/lmtp, or
 	// a host and a port.
@@ -36,8 +41,13 @@ type Agent struct {
 	// negative: not at all. Default: 5s.
 	IdleTimeout caddy.Duration `json:"idle_timeout,omitempty"`
 
-	host   nexthop.Host
-	sender *nexthop.Sender
+	// NoVerify accepts recipients without asking the store. Those that it
+	// refuses later are returned to senders, who may be forged.
+	NoVerify bool `json:"no_verify,omitempty"`
+
+	host    nexthop.Host
+	sender  *nexthop.Sender
+	answers nexthop.Answers
 }
 
 // CaddyModule returns the Caddy module information.
@@ -45,7 +55,7 @@ func (*Agent) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "smtp.agents.lmtp", New: func() caddy.Module { return new(Agent) }}
 }
 
-// Provision sets the agent up. Nothing is dialled until the first delivery.
+// Provision sets the agent up. Nothing is dialled until the first recipient.
 func (a *Agent) Provision(ctx caddy.Context) error {
 	e := env.FromContext(ctx)
 	addr, err := caddy.NewReplacer().ReplaceOrErr(a.Address, true, true)
@@ -91,6 +101,39 @@ func (a *Agent) Deliver(ctx context.Context, d *queue.Delivery) []queue.Status {
 	return a.sender.Send(ctx, d, d.Envelope.Recipients, []nexthop.Host{a.host})
 }
 
+// Verify asks the store whether it has a mailbox for an address.
+func (a *Agent) Verify(ctx context.Context, to mail.Address) error {
+	if a.NoVerify {
+		return nil
+	}
+	if known, err := a.answers.Load(to); known {
+		return err
+	}
+	err := refusal(a.sender.Probe(ctx, to, []nexthop.Host{a.host}))
+	a.answers.Store(to, err)
+	return err
+}
+
+// refusal is what clients are told of the store's answer: not its words, which
+// are for operators.
+func refusal(err error) error {
+	if err == nil {
+		return nil
+	}
+	r := mail.ReplyFor(err)
+	switch {
+	case r.Permanent() && strings.HasPrefix(r.Enh, "5.2."):
+		return mail.Refuse(550, r.Enh, "mailbox takes no mail")
+	case r.Permanent() && strings.HasPrefix(r.Enh, "5.1."):
+		return mail.Refuse(550, r.Enh, "no such mailbox")
+	case r.Permanent():
+		return mail.Refuse(550, "5.1.1", "no such mailbox")
+	case strings.HasPrefix(r.Enh, "4.4."):
+		return mail.Refuse(451, r.Enh, "mailbox cannot be verified now")
+	}
+	return mail.Refuse(451, "4.4.0", "mailbox cannot be verified now")
+}
+
 // Cleanup closes what connections are kept.
 func (a *Agent) Cleanup() error {
 	if a.sender != nil {
@@ -104,6 +147,7 @@ func (a *Agent) Cleanup() error {
 //	lmtp <address> {
 //		hello <name>
 //		idle_timeout <duration>
+//		verify on|off
 //	}
 func (a *Agent) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
@@ -113,14 +157,19 @@ func (a *Agent) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if _, err := parse(a.Address); err != nil && !strings.Contains(a.Address, "{") {
 		return d.WrapErr(err)
 	}
-	return caddyopt.Block(d, caddyopt.Table{
+	verify := true
+	err := caddyopt.Block(d, caddyopt.Table{
 		"hello":        caddyopt.String(&a.Hello),
 		"idle_timeout": caddyopt.Duration(&a.IdleTimeout),
+		"verify":       caddyopt.OnOff(&verify),
 	})
+	a.NoVerify = !verify
+	return err
 }
 
 var (
 	_ queue.Agent           = (*Agent)(nil)
+	_ queue.Verifier        = (*Agent)(nil)
 	_ caddy.Provisioner     = (*Agent)(nil)
 	_ caddy.CleanerUpper    = (*Agent)(nil)
 	_ caddyfile.Unmarshaler = (*Agent)(nil)

@@ -120,6 +120,76 @@ func TestStoreIsDown(t *testing.T) {
 	}
 }
 
+// verified returns what a client hears of an address, "" for nothing.
+func verified(ctx context.Context, a *Agent, local string) string {
+	if err := a.Verify(ctx, mail.Address{Local: local, Domain: "us.test"}); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+const wait = " mailbox cannot be verified now"
+
+// TestVerify: who the store knows, without a word of its own.
+func TestVerify(t *testing.T) {
+	srv := clienttest.Start(t, clienttest.Options{LMTP: true},
+		clienttest.Rule{At: "RCPT TO:<who@", Reply: "550 5.1.1 no who in /var/mail"},
+		clienttest.Rule{At: "RCPT TO:<old@", Reply: "550-No such user\n550 in /var/mail"},
+		clienttest.Rule{At: "RCPT TO:<moved@", Reply: "551 5.1.6 moved"},
+		clienttest.Rule{At: "RCPT TO:<off@", Reply: "550 5.2.1 disabled"},
+		clienttest.Rule{At: "RCPT TO:<never@", Reply: "554 5.7.1 rule 7"},
+		clienttest.Rule{At: "RCPT TO:<full@", Reply: "452 4.2.2 over quota"})
+	a := agent(t, srv.Addr)
+	for range 2 {
+		for local, want := range map[string]string{
+			"alice": "", "who": "550 5.1.1 no such mailbox", "old": "550 5.1.1 no such mailbox", "moved": "550 5.1.6 no such mailbox",
+			"off": "550 5.2.1 mailbox takes no mail", "never": "550 5.1.1 no such mailbox", "full": "451 4.4.0" + wait,
+		} {
+			if got := verified(t.Context(), a, local); got != want {
+				t.Errorf("%s: %s, want %s", local, got, want)
+			}
+		}
+	}
+	// What may pass is asked again, the others are known.
+	if n := strings.Count(strings.Join(srv.Commands(), "\n"), "RCPT"); n != 8 || srv.Connections() != 1 {
+		t.Errorf("%d questions, %d connections", n, srv.Connections())
+	}
+	if got := words(a.Deliver(t.Context(), delivery(t, "alice"))); got != "delivered 250 2.0.0" || srv.Connections() != 1 || len(srv.Messages()) != 1 {
+		t.Errorf("%s, %d connections, %d messages", got, srv.Connections(), len(srv.Messages()))
+	}
+}
+
+// TestVerifyNot: nobody is turned away for good by a store that is not well.
+func TestVerifyNot(t *testing.T) {
+	for at, want := range map[string]string{"connect": "451 4.4.0" + wait, "LHLO": "451 4.4.0" + wait, "MAIL": "451 4.4.0" + wait} {
+		srv := clienttest.Start(t, clienttest.Options{LMTP: true}, clienttest.Rule{At: at, Reply: "554 5.7.1 no"})
+		if got := verified(t.Context(), agent(t, srv.Addr), "alice"); got != want {
+			t.Errorf("%s: %s", at, got)
+		}
+	}
+	if got := verified(t.Context(), agent(t, "unix/"+t.TempDir()+"/none"), "alice"); got != "451 4.4.1"+wait {
+		t.Error("down:", got)
+	}
+	srv := clienttest.Start(t, clienttest.Options{LMTP: true}, clienttest.Rule{At: "RCPT TO:<bob@", Delay: time.Minute})
+	a := agent(t, srv.Addr)
+	if got := verified(t.Context(), a, "alice"); got != "" {
+		t.Error(got)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if got := verified(ctx, a, "bob"); got != "451 4.4.2"+wait {
+		t.Error("slow:", got)
+	}
+	if got := verified(ctx, a, "alice"); got != "" {
+		t.Error("known, and the store is slow:", got)
+	}
+	a = agent(t, srv.Addr)
+	a.NoVerify = true
+	if got := verified(t.Context(), a, "bob"); got != "" || srv.Connections() != 1 {
+		t.Error("off:", got, srv.Connections())
+	}
+}
+
 func TestProvision(t *testing.T) {
 	t.Setenv("STORE", "unix//run/store")
 	if a := agent(t, "{env.STORE}"); a.host.String() != "/run/store" {
@@ -140,6 +210,9 @@ func TestCaddyfile(t *testing.T) {
 		"lmtp unix//run/dovecot/lmtp":                             `{"address":"unix//run/dovecot/lmtp"}`,
 		"lmtp {env.STORE}":                                        `{"address":"{env.STORE}"}`,
 		"lmtp store.test:24 {\nhello us.test\nidle_timeout 1s\n}": `{"address":"store.test:24","hello":"us.test","idle_timeout":1000000000}`,
+		"lmtp store.test:24 {\nverify off\n}":                     `{"address":"store.test:24","no_verify":true}`,
+		"lmtp store.test:24 {\nverify on\n}":                      `{"address":"store.test:24"}`,
+		"lmtp store.test:24 {\nverify perhaps\n}":                 "'perhaps' is neither on nor off",
 		"lmtp":                         "wrong argument count",
 		"lmtp a:1 b:2":                 "wrong argument count",
 		"lmtp store.test":              "neither unix/ and a path nor a host and a port, at Testfile:1",
