@@ -29,7 +29,11 @@ func (q *Queue) hasten(id string) bool {
 			d.until = time.Time{}
 			q.sched.unpause(d)
 		}
-		if t.running || t.index < 0 {
+		if t.running {
+			t.hasten = true
+			continue
+		}
+		if t.index < 0 {
 			continue
 		}
 		t.due = now

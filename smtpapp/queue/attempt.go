@@ -107,6 +107,11 @@ func (q *Queue) giveUp(p *Policy, t *ticket, s Status, now time.Time) {
 func (q *Queue) refill(t *ticket, again []*Recipient, now time.Time) {
 	e := *t.entry
 	e.Recipients = again
+	if t.hasten {
+		for _, r := range again {
+			r.Due = now
+		}
+	}
 	q.sched.add(&e, q.policy(), now)
 	q.nudge()
 }

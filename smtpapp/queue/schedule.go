@@ -20,6 +20,7 @@ type ticket struct {
 	content *message.Message // of what has just been accepted, nil if it is in the store only
 	index   int              // in the heap, -1 when not there
 	running bool             // an attempt is being made
+	hasten  bool             // if it fails, the next is made at once
 }
 
 // A site is where a ticket goes: its ready queue.

@@ -239,10 +239,11 @@ func (s *Session) verify(ctx context.Context, r *mail.Recipient) error {
 	if r.Verified || r.Discarded || s.cfg.Verify == nil {
 		return nil
 	}
-	if err := s.cfg.Verify.Verify(ctx, r.Agent, r.Address); err != nil {
-		return s.fault(r.Agent, StageRcpt, err)
+	err := s.cfg.Verify.Verify(ctx, r.Agent, r.Address)
+	if err == nil || s.internal && mail.ReplyFor(err).Temporary() { // ours waits in the queue meanwhile
+		return nil
 	}
-	return nil
+	return s.fault(r.Agent, StageRcpt, err)
 }
 
 // share sees to it that one reply to the content can speak for all recipients:

@@ -15,7 +15,7 @@ const internalUser = "MAILER-DAEMON"
 // by the routes of a server, each claimed by an agent, as a stranger's message
 // would or as that of one of our own users. A Reply is the routes' refusal.
 func RouteTo(ctx context.Context, cfg *Config, own bool, to mail.Address) ([]*mail.Recipient, error) {
-	s := &Session{ID: "internal", Began: time.Now(), Hello: cfg.Hostname, ESMTP: true, cfg: cfg, Log: cfg.Log}
+	s := &Session{ID: "internal", Began: time.Now(), Hello: cfg.Hostname, ESMTP: true, internal: true, cfg: cfg, Log: cfg.Log}
 	if s.Log == nil {
 		s.Log = slog.New(slog.DiscardHandler)
 	}

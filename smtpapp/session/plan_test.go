@@ -453,3 +453,46 @@ func TestNeedlessExtensions(t *testing.T) {
 		}
 	}
 }
+
+// verdict is a Verifier that says the same of everyone.
+type verdict struct{ err error }
+
+func (v verdict) Verify(context.Context, string, mail.Address) error { return v.err }
+
+// TestRouteTo: a message of our own goes where a stranger's would, or one of
+// our users', and waits for a mailbox that cannot be asked now.
+func TestRouteTo(t *testing.T) {
+	own := onRcpt(func(tx *Transaction, r *mail.Recipient) error {
+		if tx.Session.User != "" {
+			r.Claim("out")
+		}
+		return nil
+	})
+	s, _ := newTest(t, false, line(domain("a.test"), h("deliver", claims{"local", true})), line(nil, h("relay", own)))
+	for name, tc := range map[string]struct {
+		own    bool
+		to     string
+		verify error
+		want   string
+	}{
+		"local":             {false, "x@a.test", nil, "local"},
+		"elsewhere":         {false, "x@b.test", nil, ""},
+		"elsewhere, as own": {true, "x@b.test", nil, "out"},
+		"nobody":            {false, "x@a.test", mail.Refuse(550, "5.1.1", "no"), ""},
+		"cannot be asked":   {false, "x@a.test", mail.Refuse(451, "4.4.1", "down"), "local"},
+	} {
+		s.cfg.Verify = verdict{tc.verify}
+		a, err := mail.ParseAddress(tc.to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rs, err := RouteTo(t.Context(), s.cfg, tc.own, a)
+		got := ""
+		if len(rs) > 0 {
+			got = rs[0].Agent
+		}
+		if got != tc.want || (err == nil) != (tc.want != "") {
+			t.Errorf("%s: got %q, %v", name, got, err)
+		}
+	}
+}

@@ -115,9 +115,10 @@ type Session struct {
 
 	Log *slog.Logger
 
-	cfg  *Config
-	conn *wire.Conn
-	tx   *Transaction
+	cfg      *Config
+	conn     *wire.Conn
+	tx       *Transaction
+	internal bool // a message of our own: see RouteTo
 	engine
 	protocol
 }

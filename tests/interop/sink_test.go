@@ -64,7 +64,7 @@ func toHops(h *host, hops []*hop) {
 	for _, p := range hops {
 		options, give := "tls off", "relay @%s {\nagent %s\n trust 127.0.0.0/8\n}\n"
 		if p.agent == "lmtp" {
-			options, give = "hello mx.example.test", "deliver @%s %s\n"
+			options, give = "hello mx.example.test\nverify off", "deliver @%s %s\n"
 		}
 		fmt.Fprintf(&agents, "agent %s %s %s {\n%s\n}\n", p.name, p.agent, p.addr, options)
 		fmt.Fprintf(&routes, "@%s rcpt_domain %s.test\n"+give, p.name, p.name, p.name, p.name)
