@@ -185,6 +185,7 @@ func TestFullWithoutReserve(t *testing.T) {
 		t.Error(err)
 	}
 	finish(t, s, "again")
+	s.Close() // files go after the reply
 	for _, d := range []string{"content", "incoming"} {
 		if fs, err := os.ReadDir(filepath.Join(dir, d)); len(fs) > 0 || err != nil {
 			t.Errorf("%s: %d files are left, %v", d, len(fs), err)
