@@ -1,0 +1,332 @@
+package tests
+
+import (
+	"crypto/tls"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// What was answered with 250 arrives, however the process ends: in a Maildir
+// once, at another host at most once more for each delivery that was under way.
+
+// A traffic is clients that send as fast as they are let, and what they were
+// told.
+type traffic struct {
+	addr string
+	tls  bool
+
+	mu     sync.Mutex
+	acked  map[string]bool // subjects
+	broken int             // sessions that ended without a word
+	odd    []string        // replies that are none of 250, 421, 451, 452
+	stop   chan struct{}
+	wg     sync.WaitGroup
+}
+
+func newTraffic(addr string, clients int, tls bool) *traffic {
+	tr := &traffic{addr: addr, tls: tls, acked: map[string]bool{}, stop: make(chan struct{})}
+	for c := range clients {
+		tr.wg.Go(func() {
+			for n := 0; !tr.stopped(); n++ {
+				tr.session(fmt.Sprintf("%d-%d", c, n))
+				time.Sleep(time.Duration(rand.IntN(10)) * time.Millisecond)
+			}
+		})
+	}
+	return tr
+}
+
+func (tr *traffic) stopped() bool {
+	select {
+	case <-tr.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+func (tr *traffic) end() {
+	close(tr.stop)
+	tr.wg.Wait()
+}
+
+// session sends messages until the server goes away, or enough of them.
+func (tr *traffic) session(name string) {
+	conn, err := net.DialTimeout("tcp", tr.addr, time.Second)
+	if err != nil {
+		return
+	}
+	defer func() { conn.Close() }()
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	k := &talker{conn: conn, r: newReader(conn)}
+	if !tr.step(k, "", "220") || !tr.step(k, "EHLO client.test", "250") {
+		return
+	}
+	if tr.tls {
+		if !tr.step(k, "STARTTLS", "220") {
+			return
+		}
+		c := tls.Client(conn, insecure("mx.example.test"))
+		if err := c.Handshake(); err != nil {
+			tr.lost()
+			return
+		}
+		conn, k.conn, k.r = c, c, newReader(c)
+		if !tr.step(k, "EHLO client.test", "250") {
+			return
+		}
+	}
+	for i := range 20 {
+		if tr.stopped() || !tr.message(k, fmt.Sprintf("%s-%d", name, i), i) {
+			return
+		}
+	}
+	tr.step(k, "QUIT", "221")
+}
+
+var filler = strings.Repeat("0123456789\r\n", 5000)
+
+// message goes to a mailbox, to another host, or to both, and now and then is
+// too large for memory.
+func (tr *traffic) message(k *talker, subject string, i int) bool {
+	if !tr.step(k, "MAIL FROM:<a@b.test>", "250") {
+		return false
+	}
+	if i%3 != 1 && !tr.step(k, "RCPT TO:<alice@example.test>", "250") {
+		return false
+	}
+	if i%3 != 0 && !tr.step(k, "RCPT TO:<x@far.test>", "250") {
+		return false
+	}
+	body := "hello\r\n"
+	if i%7 == 0 {
+		body = filler
+	}
+	kind := []string{"local", "far", "both"}[i%3]
+	if !tr.step(k, "DATA", "354") {
+		return false
+	}
+	half := len(body) / 2
+	fmt.Fprintf(k.conn, "Subject: %s %s\r\n\r\n%s", subject, kind, body[:half])
+	if tr.tls {
+		time.Sleep(time.Duration(rand.IntN(5)) * time.Millisecond) // in the middle of it, when a reload comes
+	}
+	if !tr.step(k, body[half:]+".", "250") {
+		return false
+	}
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.acked[subject+" "+kind] = true
+	return true
+}
+
+// step says a line and notes what is not as wanted.
+func (tr *traffic) step(k *talker, line, code string) bool {
+	if line != "" {
+		if _, err := fmt.Fprintf(k.conn, "%s\r\n", line); err != nil {
+			tr.lost()
+			return false
+		}
+	}
+	r, err := k.reply()
+	switch {
+	case err != nil:
+		tr.lost()
+		return false
+	case strings.HasPrefix(r, code):
+		return true
+	case strings.HasPrefix(r, "421"), strings.HasPrefix(r, "45"):
+		return false
+	}
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.odd = append(tr.odd, fmt.Sprintf("after %.60q: %q", line, r))
+	return false
+}
+
+func (tr *traffic) lost() {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.broken++
+}
+
+// A tally counts what arrived, by subject.
+type tally struct {
+	mu    sync.Mutex
+	count map[string]int
+}
+
+func (y *tally) add(t *testing.T, m string) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	_, s, _ := strings.Cut(m, "Subject: ")
+	s, rest, _ := strings.Cut(s, "\n")
+	y.count[strings.TrimSpace(s)]++
+	if body := strings.ReplaceAll(rest, "\r", ""); !strings.Contains(body, "hello\n") && strings.Count(body, "0123456789\n") != 5000 {
+		t.Errorf("%s arrived with another body, of %d octets", s, len(body))
+	}
+}
+
+// repeated returns how many copies are too many, and the most of one message.
+func (y *tally) repeated() (extra, most int) {
+	for _, n := range y.count {
+		extra += n - 1
+		most = max(most, n)
+	}
+	return extra, most
+}
+
+// arrived reads what a Maildir and a sink got.
+func arrived(t *testing.T, h *host, far *tally) (box *tally) {
+	t.Helper()
+	wait(t, "the queue to become empty", func() bool {
+		var es []any
+		return h.get("/smtp/queue", &es) == http.StatusOK && len(es) == 0
+	})
+	box = &tally{count: map[string]int{}}
+	for _, m := range mails(t, filepath.Join(h.dir, "mail", "example.test", "alice")) {
+		box.add(t, m)
+	}
+	return box
+}
+
+// check compares what was answered with what arrived.
+func (tr *traffic) check(t *testing.T, box, far *tally) {
+	t.Helper()
+	lost := 0
+	for s := range tr.acked {
+		if !strings.HasSuffix(s, "far") && box.count[s] == 0 || !strings.HasSuffix(s, "local") && far.count[s] == 0 {
+			if lost++; lost < 5 {
+				t.Errorf("%s was answered 250 and is lost", s)
+			}
+		}
+	}
+	if lost > 0 {
+		t.Errorf("%d of %d are lost", lost, len(tr.acked))
+	}
+	if extra, _ := box.repeated(); extra > 0 {
+		t.Errorf("%d copies too many in a Maildir", extra)
+	}
+	for _, o := range tr.odd {
+		t.Errorf("refused: %s", o)
+	}
+	extra, most := far.repeated()
+	t.Logf("%d answered 250, %d in the Maildir, %d at the sink and %d copies too many there, at most %d of one; %d sessions broke off",
+		len(tr.acked), len(box.count), len(far.count), extra, most, tr.broken)
+}
+
+// counted is a sink that is counted.
+func counted(t *testing.T) (addr string, y *tally) {
+	t.Helper()
+	s := newSink(t)
+	y = &tally{count: map[string]int{}}
+	go func() {
+		for m := range s.mail {
+			y.add(t, m)
+		}
+	}()
+	return s.addr, y
+}
+
+const mixed = `
+	queue {
+		retry 1s
+	}
+	agent local maildir DIR/mail/{smtp.rcpt.domain}/{smtp.rcpt.local}
+	agent out relay SINK {
+		tls off
+	}
+	server mx ADDR(mx) {
+		TLS
+		@local rcpt_domain example.test
+		deliver @local local {
+			users inline {
+				alice@example.test
+			}
+		}
+		deliver out
+	}
+`
+
+func mixedConfig(sink, tls string) string {
+	return strings.NewReplacer("SINK", sink, "TLS", tls).Replace(mixed)
+}
+
+// endings runs traffic over processes that end by a signal at a random moment.
+func endings(t *testing.T, sig syscall.Signal, n int) {
+	if os.Getenv("CADDY_SMTP_SOAK") != "" {
+		n *= 20
+	}
+	sink, far := counted(t)
+	p := runCaddy(t, mixedConfig(sink, "tls off"))
+	tr := newTraffic(p.addr("mx"), 16, false)
+	var slowest time.Duration
+	for range n {
+		time.Sleep(time.Duration(300+rand.IntN(700)) * time.Millisecond)
+		if err := p.cmd.Process.Signal(sig); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.cmd.Wait(); err != nil && sig != syscall.SIGKILL {
+			t.Errorf("exit: %v", err)
+		}
+		began := time.Now()
+		p.restart()
+		slowest = max(slowest, time.Since(began))
+	}
+	tr.end()
+	box := arrived(t, p.host, far)
+	far.mu.Lock()
+	defer far.mu.Unlock()
+	tr.check(t, box, far)
+	t.Logf("it served again within %v", slowest)
+	extra, most := far.repeated()
+	limit := 8 * n // what may be under way
+	if sig != syscall.SIGKILL {
+		limit = n / 10
+		if tr.broken > 0 {
+			t.Errorf("%d sessions broke off", tr.broken)
+		}
+	}
+	if extra > limit || most > 3 {
+		t.Errorf("%d copies too many at the sink after %d ends, at most %d of one", extra, n, most)
+	}
+}
+
+// TestKilled: kill -9.
+func TestKilled(t *testing.T) { endings(t, syscall.SIGKILL, 10) }
+
+// TestTerminated: an orderly end breaks off no session, and repeats nothing.
+func TestTerminated(t *testing.T) { endings(t, syscall.SIGTERM, 5) }
+
+// TestReloadStorm: reloads, one upon another, with sessions in STARTTLS and in
+// the middle of DATA, lose no connection and repeat nothing.
+func TestReloadStorm(t *testing.T) {
+	h := newHost(t)
+	sink, far := counted(t)
+	cfg := mixedConfig(sink, "tls internal")
+	h.load(cfg)
+	tr := newTraffic(h.addr("mx"), 16, true)
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Duration(rand.IntN(100)) * time.Millisecond) {
+		h.load(cfg)
+	}
+	tr.end()
+	box := arrived(t, h, far)
+	far.mu.Lock()
+	defer far.mu.Unlock()
+	tr.check(t, box, far)
+	if extra, _ := far.repeated(); extra > 0 || tr.broken > 0 {
+		t.Errorf("%d copies too many at the sink, %d sessions broke off", extra, tr.broken)
+	}
+	if len(tr.acked) < 100 {
+		t.Errorf("only %d were answered", len(tr.acked))
+	}
+}
