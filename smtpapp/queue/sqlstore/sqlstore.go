@@ -270,14 +270,12 @@ func (s *Store) Commit(ctx context.Context, c *queue.Change) error {
 	if len(c.Update) == 0 && !s.room() {
 		return errNoSpace
 	}
-	if err := s.w.commit(ctx, c); err != nil {
+	err := s.w.commit(ctx, c)
+	if full(err) {
 		s.opts.Log.Error("writing the queue", "error", err)
-		if full(err) {
-			return errNoSpace
-		}
-		return err
+		return errNoSpace
 	}
-	return nil
+	return err
 }
 
 var errNoSpace = mail.Refuse(452, "4.3.1", "insufficient system storage")
