@@ -139,34 +139,50 @@ func (s *schedule) remove(t *ticket) {
 	}
 }
 
-// refile makes the tickets of every entry anew for a policy. Those that are
-// being tried are left alone. What is known of sites is kept.
+// refile sorts what waits by the sites of a policy. What is being tried is left
+// alone, and what is known of sites that matter is kept.
 func (s *schedule) refile(p *Policy, now time.Time) {
-	old := s.all
-	n := newSchedule()
-	n.running, n.kept = s.running, s.kept
-	for k, d := range s.sites {
+	old := s.sites
+	s.sites, s.turn, s.waiting = map[site]*destination{}, nil, s.waiting[:0]
+	for k, d := range old {
 		if d.running > 0 || d.until.After(now) {
 			d.ready, d.listed = nil, false
-			n.sites[k] = d
+			s.sites[k] = d
 		}
 	}
-	n.paused = s.paused
-	*s = n
-	for id, list := range old {
-		var rcpts []*Recipient
-		for _, t := range list {
+	for id, list := range s.all {
+		var split []*ticket
+		for i, t := range list {
 			if t.running {
-				s.all[id] = append(s.all[id], t)
 				continue
 			}
 			s.forget(t)
-			rcpts = append(rcpts, t.rcpts...)
+			parts := t.refile(p)
+			list[i] = parts[0]
+			split = append(split, parts[1:]...)
+			for _, n := range parts {
+				n.index = len(s.waiting)
+				s.waiting = append(s.waiting, n)
+			}
 		}
-		for _, t := range tickets(list[0].entry, rcpts, p) {
-			s.file(t)
+		if len(split) > 0 {
+			s.all[id] = append(list, split...)
 		}
 	}
+	heap.Init(&s.waiting)
+}
+
+// refile returns the tickets that take the place of t: t itself, unless its
+// recipients go different ways now.
+func (t *ticket) refile(p *Policy) []*ticket {
+	k := siteOf(t.entry, t.rcpts[0].Recipient, p)
+	for _, r := range t.rcpts[1:] {
+		if siteOf(t.entry, r.Recipient, p) != k {
+			return tickets(t.entry, t.rcpts, p)
+		}
+	}
+	t.site = k
+	return []*ticket{t}
 }
 
 // ripen moves what is due to the ready queues, lists the sites whose pause is
