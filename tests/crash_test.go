@@ -85,7 +85,8 @@ func (tr *traffic) session(name string) {
 			return
 		}
 	}
-	for i := range 20 {
+	first := rand.IntN(21) // a reload ends the session after one
+	for i := first; i < first+20; i++ {
 		if tr.stopped() || !tr.message(k, fmt.Sprintf("%s-%d", name, i), i) {
 			return
 		}
