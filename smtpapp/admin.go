@@ -169,6 +169,7 @@ type recipientView struct {
 	Address  string    `json:"address"`
 	Given    string    `json:"given,omitempty"` // as the client named it, if it was rewritten
 	Agent    string    `json:"agent"`
+	Held     bool      `json:"held,omitempty"` // not tried before a retry is asked for; last_reply says why
 	Attempts int       `json:"attempts"`
 	Next     time.Time `json:"next_attempt"`
 	Reply    string    `json:"last_reply,omitempty"`
@@ -178,7 +179,7 @@ type recipientView struct {
 func view(e *queue.Entry) entryView {
 	v := entryView{ID: e.ID, Queued: e.Queued, From: e.Envelope.From.String(), User: e.Envelope.AuthUser}
 	for _, r := range e.Recipients {
-		rv := recipientView{Address: r.Address.String(), Agent: r.Agent, Attempts: r.Attempts, Next: r.Due, Remote: r.Last.RemoteMTA}
+		rv := recipientView{Address: r.Address.String(), Agent: r.Agent, Held: r.Held, Attempts: r.Attempts, Next: r.Due, Remote: r.Last.RemoteMTA}
 		if r.Given != r.Address {
 			rv.Given = r.Given.String()
 		}
