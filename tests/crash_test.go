@@ -68,7 +68,13 @@ func (tr *traffic) session(name string) {
 	defer func() { conn.Close() }()
 	conn.SetDeadline(time.Now().Add(20 * time.Second))
 	k := &talker{conn: conn, r: newReader(conn)}
-	if !tr.step(k, "", "220") || !tr.step(k, "EHLO client.test", "250") {
+	if r, err := k.reply(); err != nil || !strings.HasPrefix(r, "220") {
+		if tr.tls {
+			tr.lost()
+		} // else the process ends, with connections that only the kernel had taken
+		return
+	}
+	if !tr.step(k, "EHLO client.test", "250") {
 		return
 	}
 	if tr.tls {
