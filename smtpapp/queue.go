@@ -42,7 +42,8 @@ type Queue struct {
 
 	// FreeSpace is what must stay free on the queue's file system, in octets,
 	// for messages to be taken. Default: 512 MiB or 5 %, whichever is more;
-	// negative: none.
+	// negative: none. It is read when the queue is opened: a reload that
+	// changes it takes effect at the next start.
 	FreeSpace int64 `json:"free_space,omitempty"`
 
 	// DSNAgent is the agent that delivers DSNs. Default: the one that the

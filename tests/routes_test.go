@@ -33,7 +33,8 @@ func TestRoutes(t *testing.T) {
 	}{
 		"remote_ip":         {"@x remote_ip 127.0.0.0/8\nreject @x 554 5.7.1 \"go away\"" + deliver, []step{{"", "554 5.7.1 go away"}}, ""},
 		"remote_ip, other":  {"@x remote_ip 192.0.2.0/24\nreject @x" + deliver, []step{{"", "220"}}, ""},
-		"local_port":        {"@x local_port 1\nreject @x" + deliver, []step{{"", "220"}}, ""},
+		"local_port":        {"@x local_port PORT\nreject @x" + deliver, []step{{"", "554"}}, ""},
+		"local_port, other": {"@x local_port 1\nreject @x" + deliver, []step{{"", "220"}}, ""},
 		"helo":              {"@x helo *.bad.test\nreject @x 550 5.7.1 \"not {smtp.helo}\"" + deliver, []step{{"", "220"}, {"EHLO a.bad.test", "550 5.7.1 not a.bad.test"}, {"EHLO a.good.test", "250"}}, ""},
 		"tls":               {"@x not tls\nreject @x 530 5.7.0 \"STARTTLS first\"" + deliver, []step{{"", "220"}, {"EHLO x.test", "250"}, {"MAIL FROM:<a@b.test>", "530 5.7.0"}}, ""},
 		"authenticated":     {"@x not authenticated\nreject @x 530 5.7.0 \"who are you?\"" + deliver, []step{{"", "220"}, {"EHLO x.test", "250"}, {"MAIL FROM:<a@b.test>", "530 5.7.0"}}, ""},
@@ -45,7 +46,7 @@ func TestRoutes(t *testing.T) {
 		"header":            {"@x header Subject *viagra*\nreject @x" + deliver, append([]step{{"", "220"}, {"EHLO x.test", "250"}, {"MAIL FROM:<a@b.test>", "250"}, {"RCPT TO:<alice@example.test>", "250"}, {"DATA", "354"}, {"Subject: buy viagra now\r\n\r\n.", "550"}}, transaction("a@b.test", "alice@example.test", note)...), "Subject: note"},
 		"expression":        {"@x expression `helo == \"x.test\" && mail_from_domain in [\"bad.test\"]`\nreject @x" + deliver, []step{{"", "220"}, {"EHLO x.test", "250"}, {"MAIL FROM:<a@bad.test>", "550"}, {"MAIL FROM:<a@b.test>", "250"}}, ""},
 		"defer":             {"@x mail_from_domain slow.test\ndefer @x 451 4.7.1 \"later\"" + deliver, []step{{"", "220"}, {"EHLO x.test", "250"}, {"MAIL FROM:<a@slow.test>", "451 4.7.1 later"}, {"MAIL FROM:<a@b.test>", "250"}}, ""},
-		"annotate":          {"@x mail_from_domain bad.test\nreject @x {\n annotate\n}\nheader X-Judged {smtp.result.reject}" + deliver, append([]step{{"", "220"}, {"EHLO x.test", "250"}}, transaction("a@bad.test", "alice@example.test", note)...), "X-Judged: "},
+		"annotate":          {"@x mail_from_domain bad.test\nreject @x {\n annotate\n}\nheader X-Judged {smtp.result.reject}" + deliver, append([]step{{"", "220"}, {"EHLO x.test", "250"}}, transaction("a@bad.test", "alice@example.test", note)...), "X-Judged: 550"},
 		"discard":           {"@x rcpt_domain gone.test\ndiscard @x" + deliver, append([]step{{"", "220"}, {"EHLO x.test", "250"}}, transaction("a@b.test", "x@gone.test", note)...), ""},
 		"aliases":           {"aliases inline {\n postmaster alice@example.test\n @all.test alice@example.test\n dead nobody@example.test\n}" + deliver, append([]step{{"", "220"}, {"EHLO x.test", "250"}, {"MAIL FROM:<a@b.test>", "250"}, {"RCPT TO:<dead@example.test>", "550 5.1.1"}, {"RSET", "250"}}, transaction("a@b.test", "postmaster@example.test", note)...), "Delivered-To: alice@example.test"},
 		"catch-all alias":   {"aliases inline {\n @all.test alice@example.test\n}" + deliver, append([]step{{"", "220"}, {"EHLO x.test", "250"}}, transaction("a@b.test", "who@all.test", note)...), "Delivered-To: alice@example.test"},
@@ -67,7 +68,9 @@ func TestRoutes(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(h.dir, "aliases"), []byte("y@example.test: alice@example.test\n"), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			h.load("agent local maildir DIR/mail/{smtp.rcpt.domain}/{smtp.rcpt.local}\nserver mx ADDR(mx) {\n tls internal\n" + tc.server + "\n}")
+			_, port, _ := strings.Cut(h.addr("mx"), ":")
+			server := strings.ReplaceAll(tc.server, "PORT", port)
+			h.load("agent local maildir DIR/mail/{smtp.rcpt.domain}/{smtp.rcpt.local}\nserver mx ADDR(mx) {\n tls internal\n" + server + "\n}")
 			k := dial(t, h.addr("mx"))
 			for _, s := range tc.steps {
 				if s.say != "" {

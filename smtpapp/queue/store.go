@@ -12,7 +12,9 @@ import (
 	"github.com/caddymail/caddy-smtp/smtpapp/message"
 )
 
-// A Store keeps entries. storetest is its conformance suite.
+// A Store keeps entries. It has a method for each question that the schedule
+// and operators ask, and one that writes; to split them would only part what
+// every implementation must have. storetest is its conformance suite.
 type Store interface {
 	// Create makes a file for content that is arriving, on the file system
 	// where it will stay.
