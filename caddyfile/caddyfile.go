@@ -5,6 +5,7 @@ package caddyfile
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -27,6 +28,7 @@ func init() { httpcaddyfile.RegisterGlobalOption("smtp", parseOption) }
 //			ca           <provider> [...]
 //			grace_period <duration>
 //			drain_period <duration>
+//			logins { ... }
 //			queue [<path>] { ... }
 //			agent  <name> <module> [<args...>] { ... }
 //			server <name> [<addresses...>] { ... }
@@ -63,8 +65,10 @@ func (p *parser) options() caddyopt.Table {
 		"postmaster":   caddyopt.String(&p.app.Postmaster),
 		"resolver":     caddyopt.Strings(&p.app.Resolver),
 		"ca":           caddyopt.Module("tls.ca_pool.source", "provider", &p.app.CARaw),
+		"connections":  intOrNone(&p.app.Connections),
 		"grace_period": caddyopt.Duration(&p.app.GracePeriod),
 		"drain_period": caddyopt.Duration(&p.app.DrainPeriod),
+		"logins":       p.logins,
 		"queue":        p.queue,
 		"agent":        p.agent,
 		"server":       p.server,
@@ -98,6 +102,89 @@ func (p *parser) queue(d *caddyfile.Dispenser) error {
 		"concurrency":  caddyopt.Int(&q.Concurrency, 1),
 		"free_space":   caddyopt.Size(&q.FreeSpace),
 		"dsn_agent":    caddyopt.String(&q.DSNAgent),
+	})
+}
+
+// logins reads how guesses at passwords are bounded: failures within a minute
+// and within a day, the first delay and the longest, the first ban and the
+// longest. Syntax:
+//
+//	logins {
+//		address <number>|none [<number>|none]
+//		subnet  <number>|none [<number>|none]
+//		network <number>|none [<number>|none]
+//		user    <number>|none [<number>|none]
+//		delay   <duration> [<duration>]
+//		ban     <duration> [<duration>] | off
+//		exempt  <networks...>|none
+//		local
+//	}
+func (p *parser) logins(d *caddyfile.Dispenser) error {
+	l := &p.app.Logins
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	return caddyopt.Block(d, caddyopt.Table{
+		"address": budget(&l.Address),
+		"subnet":  budget(&l.Subnet),
+		"network": budget(&l.Network),
+		"user":    budget(&l.User),
+		"delay":   twoDurations(&l.Delay, &l.MaxDelay),
+		"ban":     ban(&l.Ban, &l.MaxBan),
+		"exempt":  caddyopt.Strings(&l.Exempt),
+		"local":   caddyopt.Flag(&l.Local),
+	})
+}
+
+func budget(b *smtpapp.Budget) caddyopt.Option {
+	return caddyopt.Once(func(d *caddyfile.Dispenser) error {
+		args := d.RemainingArgs()
+		if len(args) == 0 || len(args) > 2 {
+			return d.ArgErr()
+		}
+		for i, to := range []*int{&b.Minute, &b.Day}[:len(args)] {
+			n, err := strconv.Atoi(args[i])
+			switch {
+			case args[i] == "none":
+				n = -1
+			case err != nil || n < 1:
+				return d.Errf("'%s' is not a number of 1 or more", args[i])
+			}
+			*to = n
+		}
+		return nil
+	})
+}
+
+func ban(first, longest *caddy.Duration) caddyopt.Option {
+	read := twoDurations(first, longest)
+	return func(d *caddyfile.Dispenser) error {
+		if d.NextArg() {
+			if d.Val() == "off" && d.CountRemainingArgs() == 0 {
+				*first = -1
+				return nil
+			}
+			d.Prev()
+		}
+		return read(d)
+	}
+}
+
+// twoDurations reads one duration or two.
+func twoDurations(first, second *caddy.Duration) caddyopt.Option {
+	return caddyopt.Once(func(d *caddyfile.Dispenser) error {
+		args := d.RemainingArgs()
+		if len(args) == 0 || len(args) > 2 {
+			return d.ArgErr()
+		}
+		for i, to := range []*caddy.Duration{first, second}[:len(args)] {
+			v, err := caddy.ParseDuration(args[i])
+			if err != nil || v <= 0 {
+				return d.Errf("'%s' is not a duration", args[i])
+			}
+			*to = caddy.Duration(v)
+		}
+		return nil
 	})
 }
 

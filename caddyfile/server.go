@@ -22,7 +22,20 @@ import (
 //		}
 //		hostname   <name>
 //		tls        internal|off | { ... }
+//		lmtp
+//		xclient  <networks...>
+//		xforward <networks...>
+//		etrn <domains...>
+//		future_release <duration>|off
+//		deliver_by <duration>|off
+//		mt_priority [<policy>] { ... }
+//		vrfy off|authenticated|on
+//		expn off|authenticated|on
+//		help <text>
+//		strict_newlines
+//		bare_lf
 //		plaintext_auth
+//		refuse_banned on|off
 //		limits   { ... }
 //		timeouts { ... }
 //
@@ -77,16 +90,25 @@ func (p *parser) serverBlock(d *caddyfile.Dispenser, name string, s *smtpapp.Ser
 }
 
 func serverOptions(s *smtpapp.Server) caddyopt.Table {
-	return caddyopt.Table{
+	return extensions(caddyopt.Table{
 		"listen":            caddyopt.Strings(&s.Listen),
 		"listen_tls":        caddyopt.Strings(&s.ListenTLS),
 		"listener_wrappers": listenerWrappers(s),
 		"hostname":          caddyopt.String(&s.Hostname),
+		"authserv_id":       caddyopt.String(&s.AuthservID),
+		"lmtp":              caddyopt.Flag(&s.LMTP),
+		"xclient":           caddyopt.Strings(&s.XCLIENT),
+		"xforward":          caddyopt.Strings(&s.XFORWARD),
+		"etrn":              caddyopt.Strings(&s.ETRN),
+		"future_release":    orOff(caddyopt.Duration(&s.FutureRelease), func() { s.FutureRelease = -1 }),
+		"strict_newlines":   caddyopt.Flag(&s.StrictNewlines),
+		"bare_lf":           caddyopt.Flag(&s.BareLF),
 		"plaintext_auth":    caddyopt.Flag(&s.PlaintextAuth),
+		"refuse_banned":     caddyopt.OnOffUnset(&s.RefuseBanned),
 		"tls":               tlsOption(s),
 		"limits":            func(d *caddyfile.Dispenser) error { return caddyopt.Block(d, limits(&s.Limits)) },
 		"timeouts":          func(d *caddyfile.Dispenser) error { return caddyopt.Block(d, timeouts(&s.Timeouts)) },
-	}
+	}, &s.Extensions)
 }
 
 func listenerWrappers(s *smtpapp.Server) caddyopt.Option {
@@ -97,18 +119,43 @@ func listenerWrappers(s *smtpapp.Server) caddyopt.Option {
 
 func limits(l *smtpapp.Limits) caddyopt.Table {
 	return caddyopt.Table{
-		"message_size":  orNone(caddyopt.Size(&l.MessageSize), func() { l.MessageSize = -1 }),
+		"message_size":  sizeOrNone(&l.MessageSize),
 		"recipients":    intOrNone(&l.Recipients),
 		"messages":      intOrNone(&l.Messages),
 		"hops":          intOrNone(&l.Hops),
-		"header_size":   intOrNone(&l.HeaderSize),
+		"header_size":   sizeOrNone(&l.HeaderSize),
 		"header_fields": intOrNone(&l.HeaderFields),
 		"soft_errors":   intOrNone(&l.SoftErrors),
 		"hard_errors":   intOrNone(&l.HardErrors),
 		"non_mail":      intOrNone(&l.NonMail),
 		"failed_auth":   intOrNone(&l.FailedAuth),
 		"chunks":        intOrNone(&l.Chunks),
+		"field_size":    sizeOrNone(&l.FieldSize),
+		"text_line":     sizeOrNone(&l.TextLine),
+
+		"line_length":      caddyopt.Int(&l.LineLength, 512),
+		"auth_line_length": caddyopt.Int(&l.AuthLineLength, 512),
+		"error_delay":      orNone(caddyopt.Duration(&l.ErrorDelay), func() { l.ErrorDelay = -1 }),
+
+		"connections":             intOrNone(&l.Connections),
+		"connections_per_address": intOrNone(&l.ConnectionsPerAddress),
+		"connections_per_network": intOrNone(&l.ConnectionsPerNetwork),
+		"connection_rate":         intOrNone(&l.ConnectionRate),
+		"message_rate":            intOrNone(&l.MessageRate),
+		"exempt":                  caddyopt.Strings(&l.Exempt),
 	}
+}
+
+// sizeOrNone reads a size of at least an octet: zero would be the default.
+func sizeOrNone[T ~int | ~int64](p *T) caddyopt.Option {
+	read := caddyopt.Size(p)
+	return orNone(func(d *caddyfile.Dispenser) error {
+		err := read(d)
+		if err == nil && *p == 0 {
+			err = d.Err("a size of 0 would let nothing in: none lifts the limit")
+		}
+		return err
+	}, func() { *p = -1 })
 }
 
 func intOrNone(p *int) caddyopt.Option {
@@ -116,11 +163,16 @@ func intOrNone(p *int) caddyopt.Option {
 }
 
 // orNone reads "none" for a limit that is lifted.
-func orNone(read caddyopt.Option, lift func()) caddyopt.Option {
+func orNone(read caddyopt.Option, lift func()) caddyopt.Option { return orWord("none", read, lift) }
+
+// orOff reads "off" for what is not wanted.
+func orOff(read caddyopt.Option, off func()) caddyopt.Option { return orWord("off", read, off) }
+
+func orWord(word string, read caddyopt.Option, instead func()) caddyopt.Option {
 	return func(d *caddyfile.Dispenser) error {
 		if d.NextArg() {
-			if d.Val() == "none" && d.CountRemainingArgs() == 0 {
-				lift()
+			if d.Val() == word && d.CountRemainingArgs() == 0 {
+				instead()
 				return nil
 			}
 			d.Prev()
@@ -137,6 +189,8 @@ func timeouts(t *smtpapp.Timeouts) caddyopt.Table {
 		"content":      caddyopt.Duration(&t.Content),
 		"handshake":    caddyopt.Duration(&t.Handshake),
 		"write":        caddyopt.Duration(&t.Write),
+		"greeting":     caddyopt.Duration(&t.Greeting),
+		"min_rate":     caddyopt.Int(&t.MinRate, 1),
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/caddymail/caddy-smtp/smtpapp/caddyopt"
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/message"
+	"github.com/caddymail/caddy-smtp/smtpapp/plainlog"
 	"github.com/caddymail/caddy-smtp/smtpapp/queue"
 	"github.com/caddymail/caddy-smtp/smtpapp/session"
 )
@@ -21,8 +22,16 @@ func (a *App) provisionAgents() (err error) {
 	if d := a.Queue.DSNAgent; d != "" && a.agents[d] == nil {
 		return fmt.Errorf("queue: there is no agent %s for DSNs", d)
 	}
+	a.env.Offer((*agentNames)(a))
 	return nil
 }
+
+// agentNames says which agents there are, to handlers that learn of one from a
+// table.
+type agentNames App
+
+// HasAgent reports whether there is an agent of that name.
+func (a *agentNames) HasAgent(name string) bool { return a.agents[name] != nil }
 
 // checkAgents sees to it that handlers claim only for agents that exist.
 func (a *App) checkAgents(routes []session.Route) error {
@@ -91,10 +100,38 @@ func (a *App) routeDSN(ctx context.Context, to mail.Address) []*mail.Recipient {
 	return nil
 }
 
+// errNoRoute says that no server has a way to a recipient.
+var errNoRoute = mail.Refuse(550, "5.7.1", "no route of our own mail leads there")
+
+// submit sends a message of our own by the first server that takes it.
+func (a *App) submit(ctx context.Context, from, to mail.Address, m *message.Message) error {
+	release, ok := a.lifetime.lease()
+	if !ok || a.queue == nil {
+		return mail.Refuse(451, "4.3.2", "the configuration is not in force")
+	}
+	defer release()
+	var refused error = errNoRoute
+	for _, name := range a.serverNames() {
+		cfg := a.Servers[name].cfg
+		if cfg.LMTP {
+			continue
+		}
+		err := session.Submit(ctx, cfg, from, to, m.Fork())
+		if err == nil {
+			return nil
+		}
+		if r := mail.ReplyFor(err); r.Temporary() {
+			refused = r
+		}
+	}
+	return refused
+}
+
 // newPolicy is what this configuration says about delivery.
 func (a *App) newPolicy() *queue.Policy {
 	return &queue.Policy{
 		Agents: a.agents, Hostname: a.Hostname, Postmaster: a.postmaster(), Schedule: a.Queue.schedule(),
-		Lease: a.lifetime.lease, Context: a.lifetime.ctx, Route: a.routeDSN, Observe: a.metrics, Log: a.ctx.Slogger(),
+		Lease: a.lifetime.lease, Context: a.lifetime.ctx, Route: a.routeDSN, Sign: a.signOwn, Observe: deliveries{a.metrics, a.env}, FreeSpace: a.Queue.FreeSpace,
+		Log: plainlog.New(a.ctx.Slogger()),
 	}
 }

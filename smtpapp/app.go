@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"go.uber.org/zap"
 
@@ -39,6 +40,8 @@ func init() { caddy.RegisterModule(new(App)) }
 // `{smtp.local.ip}`, `{smtp.local.port}` | The address it connected to
 // `{smtp.helo}` | The name it gave in EHLO or HELO
 // `{smtp.auth.user}`, `{smtp.auth.method}` | Who logged in, and how
+// `{smtp.auth.secret}` | With which of his passwords, by its name
+// `{smtp.auth.attr.<name>}` | What the credential source says about him
 // `{smtp.tls.version}`, `{smtp.tls.cipher}`, `{smtp.tls.server_name}` | The TLS connection
 // `{smtp.mail.from}`, `{smtp.mail.from.local}`, `{smtp.mail.from.domain}` | The reverse-path
 // `{smtp.rcpt}`, `{smtp.rcpt.local}`, `{smtp.rcpt.domain}`, `{smtp.rcpt.tag}` | The recipient, as rewritten
@@ -73,6 +76,15 @@ type App struct {
 	// Servers are the servers to run, by a name of your choice.
 	Servers map[string]*Server `json:"servers,omitempty"`
 
+	// Connections of all servers at a time. From nine tenths of it on, clients
+	// must answer within 10s, and a tenth of the errors is forgiven. Default:
+	// 2000; negative: no limit. There are never more than three quarters of the
+	// files that the process may have open.
+	Connections int `json:"connections,omitempty"`
+
+	// Logins bound guesses at passwords.
+	Logins Logins `json:"logins,omitzero"`
+
 	// GracePeriod is how long sessions and deliveries may go on when Caddy
 	// exits. Caddy answers no other signal meanwhile, and service managers have
 	// a limit of their own. Default: 5s.
@@ -92,6 +104,7 @@ type App struct {
 	policy   *queue.Policy
 	queue    *sharedQueue
 	queueKey string
+	room     int // for clients at a time
 	lifetime *lifetime
 }
 
@@ -117,8 +130,15 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.provisionEnv(); err != nil {
 		return err
 	}
+	if err := a.Logins.provision(a); err != nil {
+		return err
+	}
 	if err := a.provisionAgents(); err != nil {
 		return err
+	}
+	wanted := limit(a.Connections, 2000)
+	if a.room = roomFor(wanted, descriptors()); a.room < wanted {
+		a.log.Warn("few files may be open, so there is less room for clients", zap.Int("connections", a.room), zap.Int("wanted", wanted))
 	}
 	for _, name := range a.serverNames() {
 		if err := a.Servers[name].provision(a, name); err != nil {
@@ -175,7 +195,10 @@ func (a *App) postmaster() mail.Address {
 // loaded into: they must outlive the configuration for as long as a session
 // or an attempt uses them.
 func (a *App) provisionEnv() error {
-	a.env = &env.Env{Hostname: a.Hostname}
+	a.env = &env.Env{Hostname: a.Hostname, Metrics: a.ctx.GetMetricsRegistry(), Submit: a.submit}
+	if err := a.provisionEvents(); err != nil {
+		return err
+	}
 	var servers []string
 	for _, r := range a.Resolver {
 		s, err := resolverAddress(r)
@@ -204,6 +227,20 @@ func (a *App) provisionEnv() error {
 	drain, end := caddy.NewContext(parent)
 	a.drain = drain
 	a.lifetime.onEnd(end)
+	return nil
+}
+
+// provisionEvents has modules emit events for as long as a session or an
+// attempt of this configuration lasts: Caddy emits none on a context that ended.
+func (a *App) provisionEvents() error {
+	m, err := a.ctx.App("events")
+	if err != nil {
+		return err
+	}
+	ctx := a.ctx
+	ctx.Context = context.WithoutCancel(a.ctx.Context)
+	app := m.(*caddyevents.App)
+	a.env.Events = func(name string, data map[string]any) { app.Emit(ctx, name, data) }
 	return nil
 }
 
@@ -259,6 +296,12 @@ func (a *App) Start() error {
 	if err := a.tls.Manage(names); err != nil {
 		return fmt.Errorf("managing certificates: %w", err)
 	}
+	for _, m := range env.All[env.Starter](a.env) {
+		if err := m.Start(); err != nil {
+			return err
+		}
+	}
+	a.Logins.start(a.ctx.Storage())
 	a.queue.Attach(a.policy)
 	for _, name := range a.serverNames() {
 		a.Servers[name].serve()
@@ -294,6 +337,7 @@ func (a *App) shutdown() {
 	if a.queue != nil {
 		a.queue.Detach(a.policy)
 	}
+	a.Logins.stop()
 	for _, s := range a.Servers {
 		s.close(caddy.Exiting())
 	}

@@ -1,14 +1,8 @@
 package smtpapp
 
 import (
-	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
-	"net/url"
-	"os"
-	"text/tabwriter"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -18,14 +12,18 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "smtp",
-		Usage: "queue [list|show|retry]",
-		Short: "Looks into the mail queue of a running Caddy",
+		Usage: "queue|dkim|bans|user ...",
+		Short: "Looks into the mail, the DKIM keys and the bans of a running Caddy, and edits files of users",
 		Long: `
-Asks the admin API of a running Caddy about its mail queue.
+Asks the admin API of a running Caddy about its mail queue, DKIM keys and bans,
+and edits files of users, for which no Caddy need run.
 
-	caddy smtp queue                the entries
-	caddy smtp queue show <id>      one entry as JSON
-	caddy smtp queue retry <id>     an attempt now
+	caddy smtp queue --help         the queue, and what can be done to it
+	caddy smtp dkim show            the DNS records of all keys
+	caddy smtp dkim rotate <domain> new keys, as soon as DNS has them
+	caddy smtp bans                 who is banned for failed logins
+	caddy smtp bans lift <address>  and is not any more
+	caddy smtp user --help          the file of users, their passwords and app passwords
 
 The API's address is that of --address, of the configuration file, or the
 default.`,
@@ -33,13 +31,7 @@ default.`,
 			cmd.PersistentFlags().StringP("address", "", "", "Address of the admin API")
 			cmd.PersistentFlags().StringP("config", "c", "", "Configuration file to read the admin address from")
 			cmd.PersistentFlags().StringP("adapter", "a", "", "Adapter of the configuration file")
-			queue := &cobra.Command{Use: "queue", Short: "Shows the queue", Args: cobra.NoArgs, RunE: run(queueList)}
-			queue.AddCommand(
-				&cobra.Command{Use: "list", Short: "Lists the entries", Args: cobra.NoArgs, RunE: run(queueList)},
-				&cobra.Command{Use: "show <id>", Short: "Shows one entry", Args: cobra.ExactArgs(1), RunE: run(queueShow)},
-				&cobra.Command{Use: "retry <id>", Short: "Tries an entry now", Args: cobra.ExactArgs(1), RunE: run(queueRetry)},
-			)
-			cmd.AddCommand(queue)
+			cmd.AddCommand(queueCommand(), dkimCommand(), bansCommand(), userCommand())
 		},
 	})
 }
@@ -48,14 +40,22 @@ default.`,
 type api struct{ addr string }
 
 func run(f func(api, []string) error) func(*cobra.Command, []string) error {
+	return runCommand(func(a api, _ *cobra.Command, args []string) (int, error) {
+		return caddy.ExitCodeFailedStartup, f(a, args)
+	})
+}
+
+// runCommand runs f, which returns the exit code that its error has.
+func runCommand(f func(api, *cobra.Command, []string) (int, error)) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		return caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
 			addr, err := caddycmd.DetermineAdminAPIAddress(fl.String("address"), nil, fl.String("config"), fl.String("adapter"))
+			code := caddy.ExitCodeFailedStartup
 			if err == nil {
-				err = f(api{addr}, args)
+				code, err = f(api{addr}, cmd, args)
 			}
 			if err != nil {
-				return caddy.ExitCodeFailedStartup, err
+				return code, err
 			}
 			return caddy.ExitCodeSuccess, nil
 		})(cmd, args)
@@ -71,34 +71,3 @@ func (a api) do(method, path string, w io.Writer) error {
 	_, err = io.Copy(w, resp.Body)
 	return err
 }
-
-func queueShow(a api, args []string) error {
-	return a.do(http.MethodGet, "/smtp/queue/"+url.PathEscape(args[0]), os.Stdout)
-}
-
-func queueRetry(a api, args []string) error {
-	return a.do(http.MethodPost, "/smtp/queue/"+url.PathEscape(args[0])+"/retry", os.Stdout)
-}
-
-// queueList prints a line for each recipient.
-func queueList(a api, _ []string) error {
-	resp, err := caddycmd.AdminAPIRequest(a.addr, http.MethodGet, "/smtp/queue?limit=10000", http.Header{}, nil)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	var entries []entryView
-	if err := json.NewDecoder(resp.Body).Decode(&entries); err != nil {
-		return err
-	}
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tQUEUED\tFROM\tTO\tAGENT\tATTEMPTS\tNEXT\tLAST REPLY")
-	for _, e := range entries {
-		for _, r := range e.Recipients {
-			fmt.Fprintf(w, "%s\t%s\t<%s>\t<%s>\t%s\t%d\t%s\t%s\n", e.ID, stamp(e.Queued), e.From, r.Address, r.Agent, r.Attempts, stamp(r.Next), r.Reply)
-		}
-	}
-	return w.Flush()
-}
-
-func stamp(t time.Time) string { return t.Local().Format(time.DateTime) }

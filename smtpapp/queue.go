@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddymail/caddy-smtp/smtpapp/plainlog"
 	"github.com/caddymail/caddy-smtp/smtpapp/queue"
 	"github.com/caddymail/caddy-smtp/smtpapp/queue/sqlstore"
 )
@@ -41,9 +42,8 @@ type Queue struct {
 	Concurrency int `json:"concurrency,omitempty"`
 
 	// FreeSpace is what must stay free on the queue's file system, in octets,
-	// for messages to be taken. Default: 512 MiB or 5 %, whichever is more;
-	// negative: none. It is read when the queue is opened: a reload that
-	// changes it takes effect at the next start.
+	// for messages to be taken. Default: 512 MiB or 5 %, whichever is more, and
+	// 5 % of the inodes; negative: none.
 	FreeSpace int64 `json:"free_space,omitempty"`
 
 	// DSNAgent is the agent that delivers DSNs. Default: the one that the
@@ -112,7 +112,7 @@ func acquireQueue(a *App) (*sharedQueue, error) {
 		return nil, err
 	}
 	v, _, err := queues.LoadOrNew(path, func() (caddy.Destructor, error) {
-		log := a.ctx.Slogger()
+		log := plainlog.New(a.ctx.Slogger())
 		store, err := sqlstore.Open(path, sqlstore.Options{Log: log, FreeSpace: a.Queue.FreeSpace})
 		if err != nil {
 			return nil, err

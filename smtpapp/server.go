@@ -7,14 +7,18 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddymail/caddy-smtp/smtpapp/admission"
 	"github.com/caddymail/caddy-smtp/smtpapp/caddyopt"
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
+	"github.com/caddymail/caddy-smtp/smtpapp/pattern"
+	"github.com/caddymail/caddy-smtp/smtpapp/plainlog"
 	"github.com/caddymail/caddy-smtp/smtpapp/queue"
 	"github.com/caddymail/caddy-smtp/smtpapp/session"
 )
@@ -22,7 +26,7 @@ import (
 // Server is one SMTP server: addresses that share a configuration.
 type Server struct {
 	// Listen are the addresses to listen on, in Caddy's notation; the default
-	// port is 25. Clients of port 465 begin with TLS, all others may ask for
+	// port is 25, or 24 for LMTP. Clients of port 465 begin with TLS, all others may ask for
 	// it with STARTTLS.
 	Listen []string `json:"listen,omitempty"`
 
@@ -38,13 +42,61 @@ type Server struct {
 	// Hostname is the name that the server greets with. Default: the app's.
 	Hostname string `json:"hostname,omitempty"`
 
+	// AuthservID is what the server calls itself in Authentication-Results
+	// (RFC 8601, section 2.5), such as one name that several hosts share.
+	// Fields from outside under this name or the hostname are removed. Default:
+	// the hostname.
+	AuthservID string `json:"authserv_id,omitempty"`
+
 	// TLS says where certificates come from. Default: they are managed for the
 	// hostname as Caddy does for a site of that name.
 	TLS *TLS `json:"tls,omitempty"`
 
+	// LMTP has the server speak LMTP (RFC 2033) in the place of SMTP: for an MTA
+	// in front, on this host or in its network, which hears for each recipient
+	// what came of a message. The default port is then 24; 25 is not allowed.
+	// Default: false.
+	LMTP bool `json:"lmtp,omitempty"`
+
+	// ETRN are domains whose waiting mail any client may ask to be sent now, by
+	// ETRN (RFC 1985), once a minute: hosts that are not always connected.
+	// "*.example.org" is every domain below example.org. Default: none.
+	ETRN []string `json:"etrn,omitempty"`
+
+	// FutureRelease is how long users who logged in may have their mail held
+	// before it is delivered (RFC 4865); negative: not at all. Default: 30d.
+	FutureRelease caddy.Duration `json:"future_release,omitempty"`
+
+	Extensions
+
+	// StrictNewlines refuses content with a LF that has no CR before it. Such
+	// lines are otherwise mended, as many clients send some; they never end
+	// content either way. Default: false.
+	StrictNewlines bool `json:"strict_newlines,omitempty"`
+
+	// BareLF takes commands that end in a LF without a CR, of devices that know
+	// no better. Content ends in CRLF.CRLF all the same. Default: false.
+	BareLF bool `json:"bare_lf,omitempty"`
+
 	// PlaintextAuth offers AUTH without TLS too. Passwords can then be read on
 	// the way. Default: false.
 	PlaintextAuth bool `json:"plaintext_auth,omitempty"`
+
+	// XCLIENT are addresses and networks whose clients are proxies that may say
+	// for whom they speak, by Postfix's XCLIENT: the session is then treated as
+	// one of that client, its login included. "unix" stands for clients on unix
+	// sockets, "private_ranges" for private networks. Default: none.
+	XCLIENT []string `json:"xclient,omitempty"`
+
+	// XFORWARD are those whose clients may say, by Postfix's XFORWARD, where a
+	// message came from, for the log alone: content filters. Default: none.
+	XFORWARD []string `json:"xforward,omitempty"`
+
+	// RefuseBanned has the server refuse connections of addresses that are
+	// banned for failed logins, with 421; where TLS comes first they are closed.
+	// On other servers such clients cannot log in, and that is all. Default: true
+	// where a login is required, false otherwise.
+	RefuseBanned *bool `json:"refuse_banned,omitempty"`
 
 	// Limits bound what a session may ask for.
 	Limits Limits `json:"limits,omitzero"`
@@ -106,15 +158,77 @@ func (s *Server) provision(a *App, name string) error {
 		return err
 	}
 	s.cfg = &session.Config{
-		Server: name, Hostname: s.Hostname, Postmaster: a.postmaster(), Plan: plan,
-		TLS: s.tls.config(), PlaintextAuth: s.PlaintextAuth,
+		Server: name, Hostname: s.Hostname, AuthservID: s.AuthservID, Postmaster: a.postmaster(), Plan: plan,
+		TLS: s.tls.config(), LMTP: s.LMTP, FutureRelease: time.Duration(limit(s.FutureRelease, caddy.Duration(30*24*time.Hour))), StrictNewlines: s.StrictNewlines, BareLF: s.BareLF, PlaintextAuth: s.PlaintextAuth,
 		Trusted: trustedBy(routes),
 		Limits:  s.Limits.session(), Timeouts: s.Timeouts.wire(),
 		Accept: (*acceptor)(a), Spool: (*acceptor)(a), Verify: (*verifier)(a),
 		NewID: queue.NewID, Observe: a.metrics.observer(name),
-		Log: a.ctx.Slogger().With("server", name),
+		Log: plainlog.New(a.ctx.Slogger()).With("server", name),
 	}
+	if s.cfg.Offers, err = s.offers(routes); err != nil {
+		return err
+	}
+	s.cfg.Help, s.cfg.PassesOn = s.Help, a.passesOn
+	if err := s.provisionDoor(); err != nil {
+		return err
+	}
+	if len(s.ETRN) > 0 {
+		f, err := newFlusher(a, s.ETRN, s.log)
+		if err != nil {
+			return fmt.Errorf("etrn: %w", err)
+		}
+		s.cfg.Flush = f.flush
+	}
+	s.provisionWatch(routes)
 	return a.checkAgents(routes)
+}
+
+// provisionDoor says who may speak for others, and who is let in.
+func (s *Server) provisionDoor() (err error) {
+	p := &s.cfg.Proxies
+	if p.XCLIENT, err = peers(s.XCLIENT); err != nil {
+		return fmt.Errorf("xclient: %w", err)
+	}
+	if p.XFORWARD, err = peers(s.XFORWARD); err != nil {
+		return fmt.Errorf("xforward: %w", err)
+	}
+	if err := s.Limits.valid(); err != nil {
+		return fmt.Errorf("limits: %w", err)
+	}
+	if err := s.Timeouts.valid(); err != nil {
+		return fmt.Errorf("timeouts: %w", err)
+	}
+	exempt, err := s.Limits.exempt()
+	if err != nil {
+		return fmt.Errorf("limits: exempt: %w", err)
+	}
+	exempt = append(exempt, s.cfg.Trusted...)
+	s.cfg.Admission = &door{
+		gate: gateOf(s.name), limits: s.Limits.admission(), all: admission.Limits{Connections: s.app.room},
+		exempt:  func(ip netip.Addr) bool { return exempt.Contain(ip) || p.XCLIENT(ip) },
+		refused: s.app.metrics.connectionRefused(s.name),
+	}
+	return nil
+}
+
+// provisionWatch bounds guesses, where there is something to guess.
+func (s *Server) provisionWatch(routes []session.Route) {
+	offered, optional := loginsOf(routes)
+	closes := offered && !optional
+	if s.RefuseBanned != nil {
+		closes = *s.RefuseBanned
+	}
+	if offered || closes {
+		s.cfg.Guard = &watch{&s.app.Logins, theLoginMetrics(), s.name, closes}
+	}
+}
+
+// peers reads which connections may speak for others.
+func peers(words []string) (func(netip.Addr) bool, error) {
+	unix := slices.Contains(words, "unix")
+	nets, err := pattern.ParseNetworks(slices.DeleteFunc(slices.Clone(words), func(w string) bool { return w == "unix" }))
+	return func(ip netip.Addr) bool { return !ip.IsValid() && unix || nets.Contain(ip) }, err
 }
 
 func (s *Server) provisionHostname() error {
@@ -137,8 +251,12 @@ func (s *Server) provisionListeners() error {
 	if len(s.Listen)+len(s.ListenTLS) == 0 {
 		return errors.New("no address to listen on")
 	}
+	port := uint(25)
+	if s.LMTP {
+		port = 24
+	}
 	for _, a := range s.Listen {
-		if err := s.addListeners(a, 25, false); err != nil {
+		if err := s.addListeners(a, port, false); err != nil {
 			return err
 		}
 	}
@@ -160,6 +278,9 @@ func (s *Server) addListeners(addr string, port uint, implicit bool) error {
 		return fmt.Errorf("listen: %w", err)
 	}
 	for off := range na.PortRangeSize() {
+		if s.LMTP && na.StartPort+off == 25 && !na.IsUnixNetwork() && !na.IsFdNetwork() {
+			return fmt.Errorf("listen: %s: LMTP is not for port 25 (RFC 2033, section 5)", addr)
+		}
 		tls := implicit || na.StartPort+off == 465 && !na.IsUnixNetwork() && !na.IsFdNetwork()
 		s.listeners = append(s.listeners, &listener{addr: na, offset: off, implicit: tls})
 	}

@@ -17,6 +17,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
+
+	"github.com/caddymail/caddy-smtp/smtpapp/wire"
 )
 
 // TLS says where a server's certificates come from and how it speaks TLS.
@@ -105,7 +107,7 @@ func (st *serverTLS) adapt(c *tls.Config) {
 	// then gives the message up (golang/go#70232).
 	c.SessionTicketsDisabled = true
 	managed := c.GetCertificate
-	c.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	choose := func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		cert, err := managed(hello)
 		if err == nil {
 			return cert, nil
@@ -121,6 +123,11 @@ func (st *serverTLS) adapt(c *tls.Config) {
 		// hours. One that nobody vouches for is better until the first is issued.
 		st.log.Warn("no certificate yet, serving a temporary one", zap.String("name", st.hostname), zap.Error(err))
 		return st.stopgap()
+	}
+	c.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		cert, err := choose(hello)
+		wire.NoteCertificate(hello, cert)
+		return cert, err
 	}
 }
 

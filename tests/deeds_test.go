@@ -129,6 +129,8 @@ func TestNeverAnOpenRelay(t *testing.T) {
 			`<"victim@remote.test"@example.test>`, "<@example.test:victim@remote.test>", "<victim@remote.test@example.test>",
 			"<victim@[127.0.0.1]>", "<victim@[IPv6:::1]>", "<victim@example.test.remote.test>", "<victim%remote.test>",
 			"<victim@remote.test >", "<@example.test,@example.test:victim@remote.test>", `<"victim%remote.test">`,
+			`<"victim"@remote.test>`, "<victim@REMOTE.test>", "<victim@remote.test.>", "<@remote.test:victim@example.test@remote.test>",
+			"<victim=remote.test@example.test>", `<victim\@remote.test@example.test>`, "<victim@example.test%00.remote.test>", "<victim@[192.0.2.1]>",
 			"<victim@localhost>", "<victim@127.0.0.1>", "victim@remote.test", "<>", "<victim@mx.example.test>",
 		} {
 			k := greet(t, h.addr(server))

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -88,14 +89,19 @@ func (h *host) addr(name string) string {
 	return fmt.Sprintf("127.0.0.1:%d", h.ports[name])
 }
 
+// freePort returns a port that nobody listens on, and which the system gives to
+// nobody who asks for any: those are from 32768.
 func freePort(t testing.TB) int {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := 10_000 + rand.IntN(22_000)
+		if ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			ln.Close()
+			return port
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free port")
+	return 0
 }
 
 // config wraps the inside of the smtp option, and what comes behind the global
@@ -106,6 +112,7 @@ func (h *host) config(smtp, rest string) string {
 	admin %s
 	persist_config off
 	skip_install_trust
+	local_certs
 	storage file_system %s/storage
 	log {
 		level ERROR
@@ -327,9 +334,11 @@ type sink struct {
 
 // newSink takes any message. It is no part of what is tested, so it is the
 // plainest that works.
-func newSink(t testing.TB) *sink {
+func newSink(t testing.TB) *sink { return sinkAt(t, "127.0.0.1:0") }
+
+func sinkAt(t testing.TB, addr string) *sink {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,11 @@ package tests
 import (
 	"encoding/json"
 	"io"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -70,3 +74,26 @@ func TestLayers(t *testing.T) {
 		t.Errorf("only %d packages below the line were seen", seen)
 	}
 }
+
+// TestLoggersArePlain: every logger that may come to write what strangers say is
+// one that package plainlog has made safe for it.
+func TestLoggersArePlain(t *testing.T) {
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if n := strings.Count(string(b), "Slogger()"); n != len(plainLogger.FindAll(b, -1)) {
+			t.Errorf("%s: plainlog.New(ctx.Slogger()) is wanted", path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+var plainLogger = regexp.MustCompile(`plainlog\.New\((a\.)?ctx\.Slogger\(\)\)`)

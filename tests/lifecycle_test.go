@@ -189,18 +189,7 @@ func TestNothingIsLeftAfterReloads(t *testing.T) {
 	for range 5 {
 		one()
 	}
-	settle := func() (goroutines, fds int) {
-		for range 50 {
-			http.DefaultClient.CloseIdleConnections()
-			time.Sleep(20 * time.Millisecond)
-		}
-		d, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Skip("needs /proc")
-		}
-		return runtime.NumGoroutine(), len(d)
-	}
-	g0, f0 := settle()
+	g0, f0 := settled(t)
 	n := 200
 	if testing.Short() {
 		n = 30
@@ -211,12 +200,27 @@ func TestNothingIsLeftAfterReloads(t *testing.T) {
 	for range 5 {
 		one()
 	}
-	g1, f1 := settle()
+	g1, f1 := settled(t)
 	t.Logf("%d reloads: goroutines %d -> %d, descriptors %d -> %d", n, g0, g1, f0, f1)
 	if g1 > g0+10 || f1 > f0+10 { // clients of this test come and go
 		buf := make([]byte, 1<<20)
 		t.Errorf("goroutines %d -> %d, descriptors %d -> %d\n%s", g0, g1, f0, f1, buf[:runtime.Stack(buf, true)])
 	}
+}
+
+// settled is how many goroutines and descriptors there are when what has ended
+// is gone.
+func settled(t *testing.T) (goroutines, fds int) {
+	t.Helper()
+	for range 50 {
+		http.DefaultClient.CloseIdleConnections()
+		time.Sleep(20 * time.Millisecond)
+	}
+	d, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Skip("needs /proc")
+	}
+	return runtime.NumGoroutine(), len(d)
 }
 
 // TestValidateTouchesNothing beside a live server: no lock, no socket, no

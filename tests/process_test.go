@@ -44,16 +44,23 @@ func command(t testing.TB, name string, args ...string) *exec.Cmd {
 // A process is a Caddy of its own.
 type process struct {
 	*host
-	file string
-	cmd  *exec.Cmd
+	file  string
+	under string // a shell command, such as ulimit, before it
+	cmd   *exec.Cmd
 }
 
 // runCaddy starts a Caddy with what config makes, and waits until it serves.
 func runCaddy(t *testing.T, smtp string) *process {
 	t.Helper()
+	return runCaddyUnder(t, ":", smtp)
+}
+
+// runCaddyUnder is runCaddy with a command of the shell before it.
+func runCaddyUnder(t *testing.T, under, smtp string) *process {
+	t.Helper()
 	h := &host{t: t, dir: folder(t), ports: map[string]int{}}
 	h.admin = h.addr("admin")
-	p := &process{host: h, file: filepath.Join(h.dir, "Caddyfile")}
+	p := &process{host: h, file: filepath.Join(h.dir, "Caddyfile"), under: under}
 	if err := os.WriteFile(p.file, []byte(h.config(smtp, "")), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +74,7 @@ func runCaddy(t *testing.T, smtp string) *process {
 
 func (p *process) restart() {
 	p.t.Helper()
-	p.cmd = exec.Command(caddyBinary(p.t), "run", "--config", p.file)
+	p.cmd = exec.Command("sh", "-c", p.under+`; exec "$0" "$@"`, caddyBinary(p.t), "run", "--config", p.file)
 	var out strings.Builder
 	p.cmd.Stdout, p.cmd.Stderr = &out, &out
 	if err := p.cmd.Start(); err != nil {

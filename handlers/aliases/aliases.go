@@ -2,9 +2,11 @@
 package aliases
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -25,10 +27,10 @@ func init() { caddy.RegisterModule(new(Handler)) }
 //	bob
 //	@example.org, *@example.org
 //
-// The values are looked up in turn, up to 20 times. One without a domain is in
+// The values are looked up in turn, as often as Depth says. One without a domain is in
 // the recipient's own. One that is the recipient's address keeps it, and so does
-// a key without values. Aliases that lead back to themselves, or to more than
-// 1,000 addresses, refuse the recipient with 550 5.4.6.
+// a key without values. Aliases that lead back to themselves, deeper, or to more
+// addresses than they may, refuse the recipient with 550 5.4.6.
 //
 // A local part alone is a key at every domain: put a matcher on the handler
 // where it must not be for all of them.
@@ -38,6 +40,14 @@ type Handler struct {
 
 	// TagSeparator is what parts the tag from the local part. Default: "+".
 	TagSeparator string `json:"tag_separator,omitempty"`
+
+	// Depth is how many aliases may lead to one another. Default: 20; at most
+	// 100.
+	Depth int `json:"depth,omitempty"`
+
+	// Addresses are how many a recipient may lead to, aliases on the way
+	// counted. Default: 1000, which is also the most.
+	Addresses int `json:"addresses,omitempty"`
 
 	table table
 }
@@ -55,6 +65,12 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 func (h *Handler) Provision(ctx caddy.Context) (err error) {
 	if h.TagSeparator == "" {
 		h.TagSeparator = "+"
+	}
+	if h.Depth, h.Addresses = cmp.Or(h.Depth, maxDepth), cmp.Or(h.Addresses, maxExpansions); h.Depth < 1 || h.Depth > 100 {
+		return fmt.Errorf("aliases: depth: %d is not 1 to 100", h.Depth)
+	}
+	if h.Addresses < 1 || h.Addresses > maxExpansions {
+		return fmt.Errorf("aliases: addresses: %d is not 1 to %d, which is what a recipient may become", h.Addresses, maxExpansions)
 	}
 	if h.table, err = caddyopt.LoadModule[table](ctx, h, "TableRaw"); err == nil && h.table == nil {
 		err = errors.New("aliases: no table")
@@ -80,6 +96,8 @@ func (h *Handler) HandleRcpt(ctx context.Context, tx *session.Transaction, r *ma
 //	aliases {
 //		table         <table...>
 //		tag_separator <string>
+//		depth         <number>
+//		addresses     <number>
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) (err error) {
 	d.Next()
@@ -90,6 +108,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) (err error) {
 	err = caddyopt.Block(d, caddyopt.Table{
 		"table":         caddyopt.Module("smtp.tables", "table", &h.TableRaw),
 		"tag_separator": caddyopt.String(&h.TagSeparator),
+		"depth":         caddyopt.Int(&h.Depth, 1),
+		"addresses":     caddyopt.Int(&h.Addresses, 1),
 	})
 	if err == nil && h.TableRaw == nil {
 		err = d.Err("aliases needs a table")

@@ -46,7 +46,7 @@ func (f *fake) Lookup(_ context.Context, key string) ([]string, bool, error) {
 
 func expand(t *testing.T, table, addr string) (string, error) {
 	t.Helper()
-	h := &Handler{TagSeparator: "+", table: &fake{table}}
+	h := &Handler{TagSeparator: "+", Depth: maxDepth, Addresses: maxExpansions, table: &fake{table}}
 	x := &expansion{h: h, ctx: context.Background()}
 	a, err := mail.ParseAddress(addr)
 	if addr == "postmaster" {

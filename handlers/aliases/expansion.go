@@ -9,6 +9,7 @@ import (
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 )
 
+// The defaults.
 const (
 	maxDepth      = 20
 	maxExpansions = 1000
@@ -30,7 +31,7 @@ type expansion struct {
 
 // expand follows a, which the aliases on path have led to.
 func (x *expansion) expand(a mail.Address, path []mail.Address) error {
-	if len(x.seen) >= maxExpansions {
+	if len(x.seen) >= x.h.Addresses {
 		return errTooMany
 	}
 	x.seen = append(x.seen, a)
@@ -42,7 +43,7 @@ func (x *expansion) expand(a mail.Address, path []mail.Address) error {
 		x.keep(a)
 		return nil
 	}
-	if len(path) >= maxDepth {
+	if len(path) >= x.h.Depth {
 		return errDeep
 	}
 	path = append(slices.Clone(path), a)

@@ -13,10 +13,13 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/certmagic"
 	"github.com/emersion/go-sasl"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/caddyopt"
+	"github.com/caddymail/caddy-smtp/smtpapp/env"
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
+	"github.com/caddymail/caddy-smtp/smtpapp/plainlog"
 	"github.com/caddymail/caddy-smtp/smtpapp/session"
 )
 
@@ -25,6 +28,15 @@ func init() { caddy.RegisterModule(new(Handler)) }
 // Handler offers AUTH (RFC 4954) with what its credential sources can serve, and
 // refuses MAIL from clients that have not logged in. Unless the server's options
 // say otherwise, AUTH is offered under TLS only.
+//
+// The mechanisms are EXTERNAL, SCRAM-SHA-256 and SCRAM-SHA-1 with channel binding
+// (-PLUS) and without, OAUTHBEARER, XOAUTH2, PLAIN, LOGIN, and if they are named
+// CRAM-MD5 and ANONYMOUS. Those are offered, best first, that the sources can
+// serve for all users, and that the connection is worth: EXTERNAL where the
+// client has shown a certificate that TLS has verified, -PLUS under TLS.
+//
+// A client that logs in as ANONYMOUS (RFC 4505) may send MAIL, but is no user:
+// relay and all else that is for users is closed to it. It is meant for sinks.
 //
 // Names of users are compared without regard to case (RFC 8265). Logging in on
 // behalf of another user is refused.
@@ -36,8 +48,10 @@ type Handler struct {
 	// Optional lets clients send mail without logging in. Default: false.
 	Optional bool `json:"optional,omitempty"`
 
-	// Offer are the mechanisms to offer, of those that the sources can serve.
-	// Default: all of PLAIN and LOGIN.
+	// Offer are the mechanisms to offer; it is an error if no source can serve
+	// one. One that is named is offered if any source can serve it, even if
+	// users of others cannot use it. Default: all that every user can use, but
+	// for CRAM-MD5 and ANONYMOUS, which are offered only if they are named.
 	Offer []string `json:"mechanisms,omitempty"`
 
 	// Concurrency is how many password hashes may be computed at a time, since
@@ -47,6 +61,8 @@ type Handler struct {
 
 	sources   []any
 	passwords *passwords
+	decoys    *decoys
+	hostname  string
 	log       *slog.Logger
 }
 
@@ -60,7 +76,8 @@ func (h *Handler) Provision(ctx caddy.Context) (err error) {
 	if h.Concurrency == 0 {
 		h.Concurrency = runtime.GOMAXPROCS(0)
 	}
-	h.log = ctx.Slogger()
+	h.log, h.hostname = plainlog.New(ctx.Slogger()), env.FromContext(ctx).Hostname
+	h.decoys = &decoys{storage: func() certmagic.Storage { return ctx.Storage() }, log: h.log}
 	if h.sources, err = caddyopt.LoadModules[any](ctx, h, "SourcesRaw"); err != nil {
 		return err
 	}
@@ -72,37 +89,27 @@ func (h *Handler) Provision(ctx caddy.Context) (err error) {
 
 // Validate checks that there is something to offer.
 func (h *Handler) Validate() error {
-	if len(h.sources) == 0 {
-		return errors.New("auth: no credential source")
-	}
 	if h.Concurrency < 0 {
 		return errors.New("auth: concurrency is negative")
 	}
-	for _, name := range h.Offer {
+	for i, name := range h.Offer {
 		m := find(name)
-		if m == nil {
+		switch {
+		case m == nil:
 			return fmt.Errorf("auth: unknown mechanism '%s'", name)
-		}
-		if !slices.ContainsFunc(h.sources, m.serves) {
-			return fmt.Errorf("auth: no source can serve %s", name)
+		case slices.ContainsFunc(h.Offer[:i], func(o string) bool { return strings.EqualFold(o, name) }):
+			return fmt.Errorf("auth: mechanism %s is named twice", m.name)
+		case !m.needs(h.sources, true):
+			return fmt.Errorf("auth: no source can serve %s", m.name)
 		}
 	}
-	if len(h.Mechanisms(nil)) == 0 {
+	switch {
+	case len(h.sources) == 0 && !slices.ContainsFunc(h.Offer, func(o string) bool { return strings.EqualFold(o, "ANONYMOUS") }):
+		return errors.New("auth: no credential source")
+	case !slices.ContainsFunc(mechanisms, func(m mechanism) bool { return h.offers(&m) }):
 		return errors.New("auth: the sources can serve no mechanism")
 	}
 	return nil
-}
-
-// Mechanisms are those that the sources can serve.
-func (h *Handler) Mechanisms(*session.Session) []string {
-	var names []string
-	for _, m := range mechanisms {
-		offered := len(h.Offer) == 0 || slices.ContainsFunc(h.Offer, func(o string) bool { return strings.EqualFold(o, m.name) })
-		if offered && slices.ContainsFunc(h.sources, m.serves) {
-			names = append(names, m.name)
-		}
-	}
-	return names
 }
 
 // Authenticate begins an exchange.
@@ -113,9 +120,12 @@ func (h *Handler) Authenticate(ctx context.Context, s *session.Session, mechanis
 	return nil, mail.Refuse(504, "5.5.4", "mechanism not supported")
 }
 
+// LoginOptional reports whether clients can do without a login.
+func (h *Handler) LoginOptional() bool { return h.Optional }
+
 // HandleMail refuses clients that have not logged in.
 func (h *Handler) HandleMail(_ context.Context, tx *session.Transaction) error {
-	if tx.Session.User == "" && !h.Optional {
+	if tx.Session.User == "" && tx.Session.Method == "" && !h.Optional {
 		return mail.Refuse(530, "5.7.0", "authentication required")
 	}
 	return nil
@@ -154,6 +164,7 @@ func (h *Handler) source(d *caddyfile.Dispenser) error {
 
 var (
 	_ session.AuthHandler   = (*Handler)(nil)
+	_ session.AuthExplainer = (*Handler)(nil)
 	_ session.MailHandler   = (*Handler)(nil)
 	_ caddy.Provisioner     = (*Handler)(nil)
 	_ caddy.Validator       = (*Handler)(nil)

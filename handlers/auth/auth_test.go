@@ -14,9 +14,10 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/emersion/go-sasl"
+	"github.com/caddyserver/certmagic"
 	"golang.org/x/crypto/bcrypt"
 
+	"github.com/caddymail/caddy-smtp/smtpapp/login"
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/session"
 )
@@ -36,15 +37,17 @@ func (*hashes) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "smtp.auth.test_hashes", New: func() caddy.Module { return new(hashes) }}
 }
 
-func (h *hashes) PasswordHashes(_ context.Context, user string) ([]string, bool, error) {
+func (h *hashes) Account(_ context.Context, user string) (*login.Account, error) {
 	if user == "broken" {
-		return nil, false, errors.New("down")
+		return nil, errors.New("down")
 	}
 	v, ok := h.Users[user]
-	if ok && v == "" {
-		return nil, true, nil
+	if !ok {
+		return nil, nil
 	}
-	return []string{v}, ok, nil
+	return &login.Account{
+		Secrets: []login.Secret{{Name: "keys only"}, {Name: "phone", Hash: v}}, Addresses: []string{user + "@example.org"},
+	}, nil
 }
 
 func (h *hashes) SampleHash() string {
@@ -70,8 +73,11 @@ func (*checker) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "smtp.auth.test_checker", New: func() caddy.Module { return new(checker) }}
 }
 
-func (c *checker) CheckPassword(_ context.Context, user, password string) (bool, bool, error) {
-	return user == c.User, password == c.User, nil
+func (c *checker) CheckPassword(_ context.Context, user, password string) (*login.Identity, bool, error) {
+	if user != c.User || password != c.User {
+		return nil, user == c.User, nil
+	}
+	return &login.Identity{User: user}, true, nil
 }
 
 // useless serves nothing.
@@ -103,6 +109,8 @@ func newHandler(t *testing.T, config string) (*Handler, *bytes.Buffer, error) {
 	}
 	log := new(bytes.Buffer)
 	h.log = slog.New(slog.NewTextHandler(log, nil))
+	store := &certmagic.FileStorage{Path: t.TempDir()}
+	h.decoys.storage = func() certmagic.Storage { return store }
 	return h, log, h.Validate()
 }
 
@@ -155,6 +163,9 @@ func TestPlain(t *testing.T) {
 		if got := run(t, h, s, "plain", []byte(in)); got != want {
 			t.Errorf("%q: %s, want %s", in, got, want)
 		}
+		if s.User == "alice" && (s.Identity == nil || s.Identity.Secret != "phone" || len(s.Identity.Addresses) != 1) {
+			t.Errorf("%q: identity %+v", in, s.Identity)
+		}
 		if ok := strings.HasPrefix(want, "ok"); ok != (s.User != "") || ok != (len(s.Results) == 1) {
 			t.Errorf("%q: user %q, results %v", in, s.User, s.Results)
 		}
@@ -197,7 +208,7 @@ func TestExchanges(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := range 4 {
-			if _, _, err = srv.Next(b("\x00a\x00b")); i == 3 && !errors.Is(err, sasl.ErrUnexpectedClientResponse) {
+			if _, _, err = srv.Next(b("\x00a\x00b")); i == 3 && !errors.Is(err, errOver) {
 				t.Errorf("%s goes on: %v", mech, err)
 			}
 		}
@@ -303,6 +314,25 @@ func TestCache(t *testing.T) {
 	}
 }
 
+// TestForms is of passwords that are compared with other things than hashes.
+func TestForms(t *testing.T) {
+	h, _, err := newHandler(t, twoSources(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := login.NewKeys(login.SHA256, "secret", 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, verifier := range []string{keys.String(), "{PLAIN}secret"} {
+		for password, want := range map[string]bool{"secret": true, "Secret": false, "": false} {
+			if ok, err := h.passwords.compare(context.Background(), "alice", verifier, password); ok != want || err != nil {
+				t.Errorf("%s: %q %v %v", verifier, password, ok, err)
+			}
+		}
+	}
+}
+
 type counter struct {
 	comparer
 	n int
@@ -365,5 +395,16 @@ func TestBusy(t *testing.T) {
 	}
 	if _, _, err := srv.Next([]byte("\x00alice\x00secret")); err == nil || mail.ReplyFor(err).Code != 454 {
 		t.Error(err)
+	}
+}
+
+// TestWithout: what a service sends back of a secret does not get into the log.
+func TestWithout(t *testing.T) {
+	x := &exchange{secret: `a"b`}
+	if got := x.without(fmt.Errorf(`a"b is wrong, says %q`, `<a"b>`)); got != `[secret] is wrong, says "<[secret]>"` {
+		t.Error(got)
+	}
+	if got := (&exchange{}).without(errors.New("away")); got != "away" {
+		t.Error(got)
 	}
 }

@@ -1,8 +1,6 @@
 package auth
 
 import (
-	"bytes"
-	"context"
 	"slices"
 	"strings"
 
@@ -10,20 +8,32 @@ import (
 
 	"github.com/caddymail/caddy-smtp/smtpapp/login"
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
+	"github.com/caddymail/caddy-smtp/smtpapp/scram"
 	"github.com/caddymail/caddy-smtp/smtpapp/session"
 )
 
-// A mechanism is a SASL mechanism, and what a source must do for it.
+// A mechanism is a SASL mechanism: what it needs, and how it begins.
 type mechanism struct {
-	name   string
-	serves func(source any) bool
-	begin  func(x *exchange) sasl.Server
+	name  string
+	needs need
+	fits  func(s *session.Session) bool // whether the connection is worth it; nil for all
+	named bool                          // offered only if the configuration names it
+	begin func(x *exchange) sasl.Server
 }
 
 // mechanisms are all there are, best first.
 var mechanisms = []mechanism{
-	{"PLAIN", servesPasswords, func(x *exchange) sasl.Server { return &plain{exchange: x} }},
-	{"LOGIN", servesPasswords, func(x *exchange) sasl.Server { return &loginServer{exchange: x} }},
+	{name: "EXTERNAL", needs: certificates, fits: certified, begin: func(x *exchange) sasl.Server { return &external{exchange: x} }},
+	scramMechanism(login.SHA256, true),
+	scramMechanism(login.SHA1, true),
+	scramMechanism(login.SHA256, false),
+	scramMechanism(login.SHA1, false),
+	{name: "OAUTHBEARER", needs: tokens, begin: func(x *exchange) sasl.Server { return &bearer{exchange: x, parse: parseOAuthBearer} }},
+	{name: "XOAUTH2", needs: tokens, begin: func(x *exchange) sasl.Server { return &bearer{exchange: x, parse: parseXOAuth2} }},
+	{name: "PLAIN", needs: passwordChecks, begin: func(x *exchange) sasl.Server { return &plain{exchange: x} }},
+	{name: "LOGIN", needs: passwordChecks, begin: func(x *exchange) sasl.Server { return &loginServer{exchange: x} }},
+	{name: "CRAM-MD5", needs: secrets(login.Plain), named: true, begin: func(x *exchange) sasl.Server { return &cram{exchange: x} }},
+	{name: "ANONYMOUS", needs: nothing, named: true, begin: func(x *exchange) sasl.Server { return &anonymous{exchange: x} }},
 }
 
 func find(name string) *mechanism {
@@ -34,109 +44,81 @@ func find(name string) *mechanism {
 	return &mechanisms[i]
 }
 
-var (
-	errWrong     = mail.Refuse(535, "5.7.8", "authentication credentials invalid")
-	errBroken    = mail.Refuse(454, "4.7.0", "temporary authentication failure")
-	errMalformed = mail.Refuse(501, "5.5.2", "malformed authentication response")
-)
+// A need says whether sources can serve a mechanism: any of them if the
+// configuration names it, and if not all whose users might try it.
+type need func(sources []any, named bool) bool
 
-// An exchange is one AUTH command.
-type exchange struct {
-	h         *Handler
-	ctx       context.Context // of the command
-	s         *session.Session
-	mechanism string
-	over      bool
+func nothing([]any, bool) bool { return true }
+
+func passwordChecks(sources []any, _ bool) bool { return slices.ContainsFunc(sources, servesPasswords) }
+
+func tokens(sources []any, _ bool) bool { return slices.ContainsFunc(sources, is[TokenChecker]) }
+
+func certificates(sources []any, _ bool) bool {
+	return slices.ContainsFunc(sources, is[CertificateChecker])
 }
 
-// password ends the exchange with a name and a password.
-func (x *exchange) password(user, password string) error {
-	x.over = true
-	if user == "" || password == "" {
-		return x.refuse("", errWrong)
+func is[T any](source any) bool {
+	_, ok := source.(T)
+	return ok
+}
+
+// secrets is a need of secrets in a form. A client takes the best mechanism that
+// it knows, and must then not find that its user has none of that form.
+func secrets(form login.Forms) need {
+	return func(sources []any, named bool) bool {
+		some, all := false, true
+		for _, src := range sources {
+			has := forms(src)&form != 0
+			some = some || has || named && anyForms(src)&form != 0
+			all = all && (has || !servesPasswords(src))
+		}
+		return some && (all || named)
 	}
-	name, err := login.Name(user)
-	if err != nil {
-		name = "" // nobody's: it costs the client as much as a wrong password
+}
+
+// certified reports whether the client has shown a certificate that TLS has
+// verified.
+func certified(s *session.Session) bool { return s.TLS != nil && len(s.TLS.VerifiedChains) > 0 }
+
+// bindable reports whether a channel can be bound to: one that ends at the client.
+func bindable(s *session.Session) bool {
+	return !s.SpokenFor() && scram.Bindable(s.TLS, s.Certificate())
+}
+
+// Mechanisms are those that the sources can serve and the connection is worth,
+// best first.
+func (h *Handler) Mechanisms(s *session.Session) []string {
+	var names []string
+	for _, m := range mechanisms {
+		if h.offers(&m) && (m.fits == nil || m.fits(s)) {
+			names = append(names, m.name)
+		}
 	}
-	v, err := x.h.check(x.ctx, name, password)
-	switch {
-	case err != nil:
-		x.h.log.Error("cannot authenticate", "session", x.s.ID, "error", err)
-		return errBroken
-	case v == right:
-		x.accept(name)
+	return names
+}
+
+// offers reports whether a mechanism is offered to connections that it fits.
+func (h *Handler) offers(m *mechanism) bool {
+	named := slices.ContainsFunc(h.Offer, func(o string) bool { return strings.EqualFold(o, m.name) })
+	return (named || len(h.Offer) == 0 && !m.named) && m.needs(h.sources, named)
+}
+
+// NotOffered tells the client of a mechanism that the configuration leaves out
+// for a better one (RFC 4954, section 6).
+func (h *Handler) NotOffered(s *session.Session, name string) *mail.Reply {
+	offered := h.Mechanisms(s)
+	m := find(name)
+	if m == nil || len(offered) == 0 || h.offers(m) || !m.needs(h.sources, true) {
 		return nil
-	case v == wrong:
-		return x.refuse(name, errWrong)
 	}
-	return x.refuse("", errWrong)
-}
-
-func (x *exchange) accept(user string) {
-	x.s.Authenticated(user, x.mechanism)
-	x.s.Results = append(x.s.Results, session.Result{
-		Method: "auth", Value: "pass", Private: true, // who logs in is not for the recipients to know
-		Props: []session.Property{{Type: "smtp", Name: "auth", Value: user}},
-	})
-}
-
-// refuse logs a failure. A name that no source knows is not logged: it may be
-// a password, typed into the wrong field.
-func (x *exchange) refuse(user string, r *mail.Reply) error {
-	attrs := []any{"session", x.s.ID, "mechanism", x.mechanism, "remote", x.s.RemoteIP().String()}
-	if user != "" {
-		attrs = append(attrs, "user", user)
+	for i := range mechanisms {
+		switch mechanisms[i].name {
+		case offered[0]:
+			return mail.Refuse(534, "5.7.9", "authentication mechanism is too weak")
+		case m.name:
+			return nil
+		}
 	}
-	x.h.log.Info("authentication failed", attrs...)
-	return r
-}
-
-// plain is PLAIN (RFC 4616).
-type plain struct{ *exchange }
-
-// Next takes the one message of the exchange.
-func (p *plain) Next(response []byte) (challenge []byte, done bool, err error) {
-	if p.over {
-		return nil, false, sasl.ErrUnexpectedClientResponse
-	}
-	if response == nil {
-		return []byte{}, false, nil
-	}
-	parts := bytes.Split(response, []byte{0})
-	if len(parts) != 3 {
-		return nil, false, errMalformed
-	}
-	authorize, user := string(parts[0]), string(parts[1])
-	if authorize != "" && !sameUser(authorize, user) {
-		return nil, false, p.refuse("", errWrong)
-	}
-	return nil, true, p.password(user, string(parts[2]))
-}
-
-func sameUser(a, b string) bool {
-	na, err := login.Name(a)
-	nb, err2 := login.Name(b)
-	return err == nil && err2 == nil && na == nb
-}
-
-// loginServer is LOGIN (draft-murchison-sasl-login).
-type loginServer struct {
-	*exchange
-	user  string
-	asked bool // for the password
-}
-
-// Next takes the name, then the password.
-func (l *loginServer) Next(response []byte) (challenge []byte, done bool, err error) {
-	switch {
-	case l.over:
-		return nil, false, sasl.ErrUnexpectedClientResponse
-	case response == nil && !l.asked:
-		return []byte("Username:"), false, nil
-	case !l.asked:
-		l.user, l.asked = string(response), true
-		return []byte("Password:"), false, nil
-	}
-	return nil, true, l.password(l.user, string(response))
+	return nil
 }

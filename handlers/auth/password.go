@@ -5,7 +5,9 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -27,47 +29,125 @@ const (
 // noUsers is compared with where no source has a hash to go by.
 const noUsers = "$2a$14$X3ulqf/iGxnf1k6oMZ.RZeJUoqI9PX2PM4rS5lkIKJXduLGXGPrt6"
 
-// check asks the sources in turn for the user, "" being none.
-func (h *Handler) check(ctx context.Context, user, password string) (verdict, error) {
-	sample := ""
+// sample is a secret as most users have it, and nobody.
+func (h *Handler) sample() login.Secret {
 	for _, src := range h.sources {
-		if s, ok := src.(Sampler); ok && sample == "" {
-			sample = s.SampleHash()
-		}
-		if user == "" {
-			continue
-		}
-		if v, err := h.ask(ctx, src, user, password); v != unknown || err != nil {
-			return v, err
+		if s, ok := src.(Sampler); ok {
+			if secret, err := login.ParseSecret(s.SampleHash()); err == nil {
+				return secret.Fake()
+			}
 		}
 	}
-	return unknown, h.passwords.pretend(ctx, sample, password)
+	return login.Secret{Hash: noUsers}
 }
 
-func (h *Handler) ask(ctx context.Context, src any, user, password string) (verdict, error) {
-	if c, ok := src.(PasswordChecker); ok {
-		known, ok, err := c.CheckPassword(ctx, user, password)
-		return verdictOf(known, ok), err
+// check asks the sources in turn for the user, "" being none. A wrong password
+// leaves the outcome without an identity.
+func (h *Handler) check(ctx context.Context, user, password string) (outcome, error) {
+	if password == "" { // some directories take it for no login at all, and succeed
+		return outcome{}, nil
 	}
-	hs, ok := src.(HashSource)
-	if !ok {
-		return unknown, nil
-	}
-	hashes, known, err := hs.PasswordHashes(ctx, user)
-	if !known || err != nil {
-		return unknown, err
-	}
-	for _, hash := range hashes {
-		if ok, err := h.passwords.compare(ctx, user, hash, password); err != nil {
-			return wrong, err
-		} else if ok {
-			return right, nil
+	for _, src := range h.sources {
+		if user == "" {
+			break
+		}
+		if o, err := h.ask(ctx, src, user, password); o.source != nil || err != nil {
+			return o, err
 		}
 	}
-	if len(hashes) == 0 { // a user without a password is not to be told from none
-		err = h.passwords.pretend(ctx, "", password)
+	return outcome{}, h.pretend(ctx, password)
+}
+
+func (h *Handler) ask(ctx context.Context, src any, user, password string) (o outcome, err error) {
+	if c, ok := src.(PasswordChecker); ok {
+		id, known, err := c.CheckPassword(ctx, user, password)
+		if known || id != nil {
+			o = outcome{id: id, source: src}
+		}
+		return o, err
 	}
-	return wrong, err
+	as, ok := src.(AccountSource)
+	if !ok {
+		return o, nil
+	}
+	a, err := as.Account(ctx, user)
+	if a == nil || err != nil {
+		return o, err
+	}
+	o.source = src
+	compared := false
+	for _, s := range a.Secrets {
+		verifier := s.Verifier()
+		if verifier == "" {
+			continue
+		}
+		compared = true
+		if ok, err := h.passwords.compare(ctx, user, verifier, password); err != nil {
+			return o, err
+		} else if ok {
+			o.id = a.Identity(user, s.Name)
+			return o, nil
+		}
+	}
+	if !compared { // a user without a password is not to be told from none
+		err = h.pretend(ctx, password)
+	}
+	return o, err
+}
+
+// pretend takes as long as comparing a password does.
+func (h *Handler) pretend(ctx context.Context, password string) error {
+	sample := h.sample()
+	_, err := h.passwords.compute(ctx, sample.Verifier(), password)
+	return err
+}
+
+// account asks the sources in turn for the user's account, nil if there is none.
+func (h *Handler) account(ctx context.Context, user string) (*login.Account, any, error) {
+	for _, src := range h.sources {
+		as, ok := src.(AccountSource)
+		if !ok || user == "" {
+			continue
+		}
+		if a, err := as.Account(ctx, user); a != nil || err != nil {
+			return a, src, err
+		}
+	}
+	return nil, nil, nil
+}
+
+// checkToken asks the sources in turn whose a token is.
+func (h *Handler) checkToken(ctx context.Context, user, token string) (outcome, error) {
+	var errs error
+	for _, src := range h.sources {
+		c, ok := src.(TokenChecker)
+		if !ok {
+			continue
+		}
+		id, err := c.CheckToken(ctx, user, token)
+		if id != nil && err == nil {
+			return outcome{id: id, source: src}, nil
+		}
+		errs = errors.Join(errs, err)
+	}
+	return outcome{}, errs
+}
+
+// checkCertificate asks the sources in turn whose the client's certificate is.
+func (h *Handler) checkCertificate(ctx context.Context, st *tls.ConnectionState) (outcome, error) {
+	var errs error
+	for _, src := range h.sources {
+		c, ok := src.(CertificateChecker)
+		if !ok {
+			continue
+		}
+		id, err := c.CheckCertificate(ctx, st)
+		if id != nil && err == nil {
+			return outcome{id: id, source: src}, nil
+		}
+		errs = errors.Join(errs, err)
+	}
+	return outcome{}, errs
 }
 
 // A comparer is one of Caddy's modules in http.authentication.hashes.
@@ -116,33 +196,37 @@ func (p *passwords) compare(ctx context.Context, user, hash, password string) (b
 	return ok, err
 }
 
-// pretend takes as long as comparing with a hash like sample does.
-func (p *passwords) pretend(ctx context.Context, sample, password string) error {
-	if sample == "" {
-		sample = noUsers
-	}
-	h, err := login.ParseHash(sample)
-	if err != nil {
-		return err
-	}
-	_, err = p.compute(ctx, h.Fake, password)
-	return err
-}
-
-func (p *passwords) compute(ctx context.Context, hash, password string) (bool, error) {
+func (p *passwords) compute(ctx context.Context, hash, password string) (same bool, err error) {
 	h, err := login.ParseHash(hash)
 	if err != nil {
 		return false, err
 	}
+	if h.Algorithm == login.AlgorithmPlain {
+		return login.MatchPlain(hash, password), nil
+	}
+	err = p.limited(ctx, func() error {
+		if h.Algorithm == login.AlgorithmSCRAM {
+			k, err := login.ParseKeys(hash)
+			same = err == nil && k.Match(password)
+			return err
+		}
+		same, err = p.comparers[h.Algorithm].Compare([]byte(hash), []byte(password))
+		return err
+	})
+	return same && err == nil, err
+}
+
+// limited runs f when not too many others do.
+func (p *passwords) limited(ctx context.Context, f func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	select {
 	case p.slots <- struct{}{}:
 		defer func() { <-p.slots }()
 	case <-ctx.Done():
-		return false, fmt.Errorf("too many logins at a time: %w", ctx.Err())
+		return fmt.Errorf("too many logins at a time: %w", ctx.Err())
 	}
-	return p.comparers[h.Algorithm].Compare([]byte(hash), []byte(password))
+	return f()
 }
 
 // id names a password without telling it: whoever reads the cache without the

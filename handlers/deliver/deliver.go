@@ -78,8 +78,10 @@ func (h *Handler) HandleRcpt(ctx context.Context, _ *session.Transaction, r *mai
 // user returns the address under which the agent knows the recipient.
 func (h *Handler) user(ctx context.Context, r *mail.Recipient) (mail.Address, error) {
 	base := r.Address
-	base.Local, _ = base.Tag(h.Subaddress)
+	var tag string
+	base.Local, tag = base.Tag(h.Subaddress)
 	if h.users == nil {
+		r.Tag = tag
 		return base, nil
 	}
 	for _, k := range []struct {
@@ -96,7 +98,9 @@ func (h *Handler) user(ctx context.Context, r *mail.Recipient) (mail.Address, er
 			return base, err
 		}
 		if ok {
-			r.Verified = true
+			if r.Verified = true; k.is == base {
+				r.Tag = tag
+			}
 			return k.is, nil
 		}
 	}

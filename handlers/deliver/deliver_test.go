@@ -139,7 +139,7 @@ func TestCaddyfile(t *testing.T) {
 		"deliver local more":                                                                 "there is no agent module 'local'",
 		"deliver maildir":                                                                    "wrong argument count",
 		"deliver local {\nmode 0640\n}":                                                      "unrecognized option 'mode', at Testfile:2",
-		"deliver maildir /m {\nsubaddress +\nquota 3\n}":                                     "unrecognized option 'quota', at Testfile:3",
+		"deliver maildir /m {\nsubaddress +\nbogus 3\n}":                                     "unrecognized option 'bogus', at Testfile:3",
 		"deliver maildir /m {\nmode {\nx\n}\n}":                                              "at Testfile:2",
 		"deliver local {\nusers nothing\n}":                                                  "no module 'nothing' in smtp.tables",
 		"deliver local {\nsubaddress +\nsubaddress -\n}":                                     "given twice, at Testfile:3",
@@ -168,6 +168,22 @@ func TestProvision(t *testing.T) {
 	for _, bad := range []*Handler{{}, {Agent: "x", UsersRaw: json.RawMessage(`{"table":"nothing"}`)}} {
 		if err := bad.Provision(ctx); err == nil {
 			t.Errorf("%+v is provisioned", bad)
+		}
+	}
+}
+
+// TestTag: what is taken off is told to the agent.
+func TestTag(t *testing.T) {
+	for _, tc := range []struct{ config, given, tag string }{
+		{"deliver local", "a+x@b.test", ""},
+		{"deliver local {\nsubaddress +\n}", "a+x@b.test", "x"},
+		{"deliver local {\nsubaddress -\nusers inline {\na@b.test\n}\n}", "a-x-y@b.test", "x-y"},
+		{"deliver local {\nsubaddress +\nusers inline {\na+x@b.test\n}\n}", "a+x@b.test", ""},
+		{"deliver local {\nsubaddress +\nusers inline {\na@b.test\n}\n}", "a@b.test", ""},
+	} {
+		r := recipient(t, tc.given)
+		if err := handler(t, tc.config).HandleRcpt(t.Context(), nil, r); err != nil || r.Tag != tc.tag {
+			t.Errorf("%s, %s: tag %q, %v", tc.config, tc.given, r.Tag, err)
 		}
 	}
 }

@@ -240,8 +240,8 @@ func TestClientCertificate(t *testing.T) {
 func TestErrors(t *testing.T) {
 	const args = "wrong argument count or unexpected line ending"
 	for in, want := range map[string]string{
-		"remote_ip": args, "{\nhelo x\nremote_ip\n}": "after 'remote_ip', at Testfile:3", "remote_ip 192.0.2.0/33": "prefix length", "remote_ip me": "unable to parse IP",
-		"remote_ip ::ffff:10.0.0.0/100": "write IPv4 networks as such", "remote_ip 10.0.0.1 {\nx\n}": args,
+		"remote_ip": args, "{\nhelo x\nremote_ip\n}": "after 'remote_ip', at Testfile:3", "remote_ip 192.0.2.0/33": "neither an address nor a network", "remote_ip me": "neither an address nor a network",
+		"remote_ip ::ffff:10.0.0.0/100": "write networks of IPv4 as such", "remote_ip 10.0.0.1 {\nx\n}": args,
 		"local_port": args, "local_port x": "'x' is not a port, at Testfile:1", "local_port 0": "not a port", "local_port 70000": "not a port",
 		"helo": args, "tls on": args, "tls {\nmix tls1.3\n}": "unrecognized option 'mix', at Testfile:2", "tls {\nmin\n}": args, "tls {\nmin ssl3\n}": "'ssl3' is not a version",
 		"authenticated {\nx\n}": "unrecognized option 'x'", "mail_from": args, "mail_from @": "'@' is not an address", "mail_from_domain": args, "mail_from_domain a@b": "'a@b' is not a domain",
@@ -273,6 +273,7 @@ func TestExpression(t *testing.T) {
 		"user == 'alice@example.org'":                                                                                  {session.StageMail, false, true},
 		"mail_from.matches('^News-[0-9]+@') && mail_from_local == 'News-7' && mail_from_domain == 'lists.example.org'": {session.StageMail, false, true},
 		"rcpt.startsWith('Bob+') && rcpt_local == 'Bob+tag'":                                                           {session.StageRcpt, true, true},
+		"idn('a@bücher.test') == 'a@xn--bcher-kva.test' && idn(rcpt_domain) == rcpt_domain":                            {session.StageRcpt, true, true},
 		"size > 10 && size < 1000":                                                                                     {session.StageMessage, false, true},
 		"header('subject') == 'You have won' && rcpt_domain.endsWith('.example')":                                      {session.StageMessage, true, true},
 		"headers('x-spam').exists(v, v.startsWith('Yes')) && header('absent') == ''":                                   {session.StageMessage, false, true},

@@ -16,6 +16,7 @@ import (
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/message"
 	"github.com/caddymail/caddy-smtp/smtpapp/placeholder"
+	"github.com/caddymail/caddy-smtp/smtpapp/plainlog"
 	"github.com/caddymail/caddy-smtp/smtpapp/session"
 )
 
@@ -67,7 +68,7 @@ var enhanced = regexp.MustCompile(`^[245]\.\d{1,3}\.\d{1,3}$`)
 
 // Provision checks the codes.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	h.log = ctx.Slogger()
+	h.log = plainlog.New(ctx.Slogger())
 	h.defaults()
 	return h.valid()
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/caddyopt"
+	"github.com/caddymail/caddy-smtp/smtpapp/pattern"
 	"github.com/caddymail/caddy-smtp/smtpapp/session"
 )
 
@@ -16,6 +17,8 @@ import (
 //	relay [<host[:port]>...] {
 //		trust <networks...>
 //		agent <name>
+//		agent_by <table...>
+//		agent_attribute <name>
 //		<options of the relay agent>
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -26,8 +29,10 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	var rest []caddyfile.Token
 	err := caddyopt.Block(d, caddyopt.Table{
-		"trust": h.readTrust,
-		"agent": caddyopt.String(&h.Agent),
+		"trust":           h.readTrust,
+		"agent":           caddyopt.String(&h.Agent),
+		"agent_by":        caddyopt.Module("smtp.tables", "table", &h.AgentByRaw),
+		"agent_attribute": caddyopt.String(&h.AgentAttribute),
 		"": func(d *caddyfile.Dispenser) error {
 			rest = append(rest, d.NextSegment()...)
 			return nil
@@ -52,7 +57,7 @@ func (h *Handler) readTrust(d *caddyfile.Dispenser) error {
 	if len(args) == 0 {
 		return d.ArgErr()
 	}
-	if _, err := networks(args); err != nil {
+	if _, err := pattern.ParseNetworks(args); err != nil {
 		return d.WrapErr(err)
 	}
 	h.Trust = append(h.Trust, args...)

@@ -1,9 +1,13 @@
 package relay
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,6 +15,9 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	_ "github.com/caddymail/caddy-smtp/handlers/delivery/relay"
+	_ "github.com/caddymail/caddy-smtp/handlers/table/inline"
+	"github.com/caddymail/caddy-smtp/smtpapp/env"
+	"github.com/caddymail/caddy-smtp/smtpapp/login"
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/session"
 )
@@ -40,7 +47,7 @@ func TestClaims(t *testing.T) {
 		{"unix socket", []string{"0.0.0.0/0", "::/0"}, "", "", false, false},
 	} {
 		h := &Handler{Agent: "out", Trust: tc.trust}
-		if err := h.Provision(caddy.Context{}); err != nil {
+		if err := h.Provision(caddy.Context{Context: t.Context()}); err != nil {
 			t.Fatal(err)
 		}
 		s := &session.Session{User: tc.user, Remote: &net.UnixAddr{}}
@@ -58,7 +65,7 @@ func TestClaims(t *testing.T) {
 
 func TestPlan(t *testing.T) {
 	h := &Handler{Agent: "out", Trust: []string{"10.0.0.1/8", "192.0.2.7"}}
-	if err := h.Provision(caddy.Context{}); err != nil {
+	if err := h.Provision(caddy.Context{Context: t.Context()}); err != nil {
 		t.Fatal(err)
 	}
 	if n := h.TrustedNetworks(); len(n) != 2 || n[0].String() != "10.0.0.0/8" || n[1].String() != "192.0.2.7/32" {
@@ -68,7 +75,7 @@ func TestPlan(t *testing.T) {
 		t.Error("relay leaves recipients to others")
 	}
 	for _, bad := range []*Handler{{}, {Agent: "x", Trust: []string{"everybody"}}, {Agent: "x", Trust: []string{"10.0.0.0/99"}}, {Agent: "x", Trust: []string{"::ffff:10.0.0.0/104"}}} {
-		if err := bad.Provision(caddy.Context{}); err == nil {
+		if err := bad.Provision(caddy.Context{Context: t.Context()}); err == nil {
 			t.Errorf("%+v is provisioned", bad)
 		}
 	}
@@ -78,16 +85,17 @@ func TestCaddyfile(t *testing.T) {
 	for in, want := range map[string]string{
 		"relay": `{} relay {"agent":"relay"}`,
 		"relay h.test:587 i.test {\ntrust 10.0.0.0/8 192.0.2.1\nauth u p\ntrust private_ranges\n}": `{"trust":["10.0.0.0/8","192.0.2.1","private_ranges"]} relay {"agent":"relay","auth":{"username":"u","password":"p"},"hosts":["h.test:587","i.test"]}`,
-		"relay {\ntls required\nport 26\n}":       `{} relay {"agent":"relay","port":26,"tls":"required"}`,
-		"relay {\nagent out\ntrust 10.0.0.0/8\n}": `{"agent":"out","trust":["10.0.0.0/8"]}`,
-		"relay h.test {\nagent out\n}":            "'h.test' belongs to that agent, at Testfile",
-		"relay {\nagent out\ntls off\n}":          "option 'tls' belongs to that agent, at Testfile",
-		"relay {\nagent\n}":                       "wrong argument count",
-		"relay {\nagent a\nagent b\n}":            "given twice, at Testfile:3",
-		"relay {\ntrust\n}":                       "wrong argument count",
-		"relay {\ntrust everybody\n}":             "neither an address nor a network, at Testfile:2",
-		"relay {\ntls off\nfoo bar\n}":            "unrecognized option 'foo', at Testfile:3",
-		"relay h.test {\ntls\n}":                  "wrong argument count or unexpected line ending after 'tls', at Testfile:2",
+		"relay {\ntls required\nport 26\n}":                                              `{} relay {"agent":"relay","port":26,"tls":"required"}`,
+		"relay {\nagent out\ntrust 10.0.0.0/8\n}":                                        `{"agent":"out","trust":["10.0.0.0/8"]}`,
+		"relay {\nagent out\nagent_by inline {\nalice slow\n}\nagent_attribute agent\n}": `{"agent":"out","agent_by":{"entries":{"alice":["slow"]},"table":"inline"},"agent_attribute":"agent"}`,
+		"relay h.test {\nagent out\n}":                                                   "'h.test' belongs to that agent, at Testfile",
+		"relay {\nagent out\ntls off\n}":                                                 "option 'tls' belongs to that agent, at Testfile",
+		"relay {\nagent\n}":                                                              "wrong argument count",
+		"relay {\nagent a\nagent b\n}":                                                   "given twice, at Testfile:3",
+		"relay {\ntrust\n}":                                                              "wrong argument count",
+		"relay {\ntrust everybody\n}":                                                    "neither an address nor a network, at Testfile:2",
+		"relay {\ntls off\nfoo bar\n}":                                                   "unrecognized option 'foo', at Testfile:3",
+		"relay h.test {\ntls\n}":                                                         "wrong argument count or unexpected line ending after 'tls', at Testfile:2",
 	} {
 		h := new(Handler)
 		if err := h.UnmarshalCaddyfile(caddyfile.NewTestDispenser(in)); err != nil {
@@ -104,5 +112,65 @@ func TestCaddyfile(t *testing.T) {
 		if err := caddy.StrictUnmarshalJSON(b, new(Handler)); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// known are the agents that there are.
+type known []string
+
+func (k known) HasAgent(name string) bool { return slices.Contains(k, name) }
+
+// broken is a table that fails.
+type broken struct{}
+
+func (broken) Lookup(context.Context, string) ([]string, bool, error) {
+	return nil, false, errors.New("down")
+}
+
+// TestAgentOf: users may have agents of their own.
+func TestAgentOf(t *testing.T) {
+	e := new(env.Env)
+	e.Offer(known{"out", "slow", "bulk"})
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: env.NewContext(t.Context(), e)})
+	defer cancel()
+	raw := json.RawMessage(`{"table":"inline","entries":{"alice":["slow"],"bob":["gone"],"carol":[]}}`)
+	h := &Handler{Agent: "out", AgentByRaw: raw, AgentAttribute: "agent"}
+	if err := h.Provision(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := slices.Sorted(slices.Values(h.Agents())); !slices.Equal(got, []string{"gone", "out", "slow"}) {
+		t.Error("to be checked when loaded:", got)
+	}
+	identity := func(agent string) *login.Identity {
+		return &login.Identity{Attributes: map[string]string{"agent": agent}}
+	}
+	for _, tc := range []struct {
+		s    session.Session
+		want string
+	}{
+		{session.Session{User: "alice"}, "slow"},
+		{session.Session{User: "alice", Identity: identity("bulk")}, "slow"},
+		{session.Session{User: "bob"}, "451"},
+		{session.Session{User: "carol"}, "out"},
+		{session.Session{User: "carol", Identity: identity("bulk")}, "bulk"},
+		{session.Session{User: "dave", Identity: identity("")}, "out"},
+		{session.Session{User: "dave", Identity: identity("nowhere")}, "451"},
+	} {
+		r := mail.NewRecipient(mail.Address{Local: "a", Domain: "far.test"})
+		err := h.HandleRcpt(t.Context(), &session.Transaction{Session: &tc.s}, r)
+		got := r.Agent
+		if err != nil {
+			got = fmt.Sprint(mail.ReplyFor(err).Code)
+		}
+		if got != tc.want {
+			t.Errorf("%s: %s, want %s", tc.s.User, got, tc.want)
+		}
+	}
+	h.agentBy = broken{}
+	if err := h.HandleRcpt(t.Context(), &session.Transaction{Session: &session.Session{User: "alice"}}, mail.NewRecipient(mail.Address{Local: "a", Domain: "b.test"})); mail.ReplyFor(err).Code != 451 {
+		t.Error(err)
+	}
+	if len(h.Agents()) != 1 {
+		t.Error(h.Agents())
 	}
 }

@@ -76,7 +76,7 @@ func TestNoOpenRelay(t *testing.T) {
 		{[]string{"private_ranges"}, "250 2.1.5, 250 2.1.5, 250 2.1.5"},
 	} {
 		h := &Handler{Agent: "out", Trust: tc.trust}
-		if err := h.Provision(caddy.Context{}); err != nil {
+		if err := h.Provision(caddy.Context{Context: t.Context()}); err != nil {
 			t.Fatal(err)
 		}
 		if got := converse(t, h, dialogue...); got != tc.want {

@@ -105,13 +105,13 @@ func Duration(p *caddy.Duration) Option {
 }
 
 // Size reads a number of octets such as 512KiB or 25MB.
-func Size(p *int64) Option {
+func Size[T ~int | ~int64](p *T) Option {
 	return One(func(s string) error {
 		v, err := humanize.ParseBytes(s)
-		if err != nil || v > math.MaxInt64 {
+		if err != nil || v > math.MaxInt64 || int64(T(v)) != int64(v) {
 			return fmt.Errorf("'%s' is not a size", s)
 		}
-		*p = int64(v)
+		*p = T(v)
 		return nil
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"strings"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 )
@@ -31,12 +32,30 @@ func (c *Conn) Auth(ctx context.Context, cred Credentials) error {
 	default:
 		return &Error{Phase: PhaseAuth, Err: fmt.Errorf("%w: AUTH PLAIN or LOGIN", ErrNotOffered)}
 	}
+	c.secrets = append(steps[:len(steps):len(steps)], cred.Password)
+	for _, s := range steps {
+		c.secrets = append(c.secrets, strings.TrimPrefix(s, "AUTH PLAIN "))
+	}
 	defer c.watch(ctx)()
 	if err := c.quiet(ctx, PhaseAuth); err != nil {
 		return err
 	}
 	return c.authenticate(ctx, steps)
 }
+
+// discreet is text without the secrets that the peer was told: a peer that
+// repeats them would put them into logs and DSNs.
+func (c *Conn) discreet(text string) string {
+	for _, s := range c.secrets {
+		if len(s) >= leastSecret && s != "AUTH LOGIN" {
+			text = strings.ReplaceAll(text, s, "(secret)")
+		}
+	}
+	return text
+}
+
+// leastSecret is the shortest that is looked for: what is shorter is in any text.
+const leastSecret = 4
 
 func encode(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
 
@@ -58,6 +77,7 @@ func (c *Conn) authenticate(ctx context.Context, steps []string) error {
 		}
 	}
 	if r.Code == 235 {
+		c.loggedIn = true
 		return nil
 	}
 	if r.Code/100 < 4 {

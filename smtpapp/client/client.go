@@ -87,11 +87,18 @@ type Conn struct {
 	out  *output // under w
 
 	ext     Extensions
-	greeted bool // the greeting was read
-	ready   bool // EHLO was answered
-	dirty   bool // a transaction was begun and not ended
-	broken  bool // no use for anything but Close
-	sent    int  // transactions
+	secrets []string // that the peer was told
+	progress
+}
+
+// progress is how far a connection has come.
+type progress struct {
+	greeted  bool // the greeting was read
+	ready    bool // EHLO was answered
+	loggedIn bool // AUTH was
+	dirty    bool // a transaction was begun and not ended
+	broken   bool // no use for anything but Close
+	sent     int  // transactions
 }
 
 // Dial connects to addr, reads the greeting and says hello. The network is

@@ -11,7 +11,11 @@ import (
 // preflight refuses in the peer's stead what the peer could not be asked for,
 // and reports whether any recipient is left.
 func (s *sending) preflight() (proceed bool) {
-	if r := s.unsendable(); r != nil {
+	r := s.unsendable()
+	if r == nil {
+		r = s.untimely()
+	}
+	if r != nil {
 		s.rest(Result{Reply: r, Phase: PhaseMail, Local: true})
 		return false
 	}
@@ -23,6 +27,8 @@ func (s *sending) preflight() (proceed bool) {
 			r = mail.Refuse(553, "5.1.3", "recipient address has a control character")
 		case !utf8 && !rcpt.Address.IsASCII():
 			r = noUTF8()
+		case !rcpt.RRVS.IsZero() && rcpt.RRVSReject && !s.c.ext.Has("RRVS"): // RFC 7293, section 3
+			r = mail.Refuse(550, "5.7.19", "next hop cannot tell since when the mailbox has its owner")
 		}
 		if r != nil {
 			s.results[i] = Result{Reply: r, Phase: PhaseRcpt, Local: true}
@@ -46,7 +52,7 @@ func (s *sending) unsendable() *mail.Reply {
 	switch {
 	case !oneLine(env.From.Path()):
 		return mail.Refuse(553, "5.1.7", "sender address has a control character")
-	case env.RequireTLS && (!onTLS || !ext.Has("REQUIRETLS")): // RFC 8689, section 4.2.1
+	case env.RequireTLS && !s.c.opts.LMTP && (!onTLS || !ext.Has("REQUIRETLS")): // RFC 8689, section 4.2.1
 		return mail.Refuse(550, "5.7.30", "next hop does not support REQUIRETLS")
 	case !ext.Has("SMTPUTF8") && (env.UTF8 || !env.From.IsASCII()):
 		return noUTF8()
@@ -70,15 +76,16 @@ func (s *sending) mailLine() string {
 	if ext.Has("SIZE") {
 		b.WriteString(" SIZE=" + strconv.FormatInt(s.tx.Content.Size(), 10))
 	}
-	if env.Body != "" && ext.Has("8BITMIME") {
+	if env.Body != "" && ext.Has("8BITMIME") || env.Body == mail.BodyBinary {
 		b.WriteString(" BODY=" + string(env.Body))
 	}
 	if s.utf8 {
 		b.WriteString(" SMTPUTF8")
 	}
-	if env.RequireTLS {
+	if env.RequireTLS && ext.Has("REQUIRETLS") {
 		b.WriteString(" REQUIRETLS")
 	}
+	b.WriteString(s.timeParam() + s.priorityParam() + s.authParam())
 	if ext.Has("DSN") {
 		if env.Return != "" {
 			b.WriteString(" RET=" + string(env.Return))
@@ -100,11 +107,11 @@ func (s *sending) needsUTF8() bool {
 }
 
 func (s *sending) rcptLine(r *mail.Recipient) string {
-	line := "RCPT TO:" + r.Address.Path()
+	line := "RCPT TO:" + r.Address.Path() + s.ownerParam(r)
 	if !s.c.ext.Has("DSN") {
 		return line
 	}
-	if n := notify(r.Notify); n != "" {
+	if n := notify(s.notifyFor(r)); n != "" {
 		line += " NOTIFY=" + n
 	}
 	if o := orcpt(r.Original, s.utf8); o != "" && len(o) <= 500 { // RFC 3461, section 4.2

@@ -3,6 +3,8 @@ package client
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
+	"os"
 	"strings"
 	"testing"
 )
@@ -54,30 +56,52 @@ func FuzzNewliner(f *testing.F) {
 		f.Add(s, uint8(1))
 		f.Add(s, uint8(7))
 	}
-	f.Fuzz(func(t *testing.T, s string, n uint8) {
-		wire := newline(s, int(n)+1, true) + ".\r\n"
-		if bare := strings.ReplaceAll(wire, "\r\n", ""); strings.ContainsAny(bare, "\r\n") {
-			t.Fatalf("bare CR or LF in %q", wire)
+	f.Fuzz(func(t *testing.T, s string, n uint8) { checkWire(t, s, int(n)+1) })
+}
+
+// checkWire sends s in blocks of n octets and decodes it.
+func checkWire(t *testing.T, s string, n int) {
+	t.Helper()
+	wire := newline(s, n, true) + ".\r\n"
+	if bare := strings.ReplaceAll(wire, "\r\n", ""); strings.ContainsAny(bare, "\r\n") {
+		t.Fatalf("bare CR or LF in %q", wire)
+	}
+	end := strings.Index("\r\n"+wire, "\r\n.\r\n")
+	if end != len(wire)-3 {
+		t.Fatalf("content ends at %d of %q", end, wire)
+	}
+	var got strings.Builder
+	for line := range strings.SplitAfterSeq(wire[:end], "\r\n") {
+		got.WriteString(strings.TrimPrefix(line, "."))
+	}
+	want := strings.NewReplacer("\r\n", "\r\n", "\r", "\r\n", "\n", "\r\n").Replace(s)
+	if want != "" && !strings.HasSuffix(want, "\n") {
+		want += "\r\n"
+	}
+	if got.String() != want {
+		t.Fatalf("%q: got %q, want %q", s, got.String(), want)
+	}
+	if plain := newline(s, n, false); plain != want {
+		t.Fatalf("%q without dots: got %q, want %q", s, plain, want)
+	}
+}
+
+// TestBodies is promise P25 for what is sent: nothing in any of a million bodies
+// that are little else than ends of lines and dots can be the end of content.
+func TestBodies(t *testing.T) {
+	bodies := 100_000
+	if os.Getenv("CADDY_SMTP_SOAK") != "" {
+		bodies = 1_000_000
+	}
+	parts := []string{"\r", "\n", "\r\n", ".", "..", "a", "\x00", "\r\n.\r\n", "\n.\n", "MAIL FROM:<>"}
+	random := rand.New(rand.NewPCG(1, 2))
+	for range bodies {
+		var b strings.Builder
+		for range random.IntN(12) {
+			b.WriteString(parts[random.IntN(len(parts))])
 		}
-		end := strings.Index("\r\n"+wire, "\r\n.\r\n")
-		if end != len(wire)-3 {
-			t.Fatalf("content ends at %d of %q", end, wire)
-		}
-		var got strings.Builder
-		for line := range strings.SplitAfterSeq(wire[:end], "\r\n") {
-			got.WriteString(strings.TrimPrefix(line, "."))
-		}
-		want := strings.NewReplacer("\r\n", "\r\n", "\r", "\r\n", "\n", "\r\n").Replace(s)
-		if want != "" && !strings.HasSuffix(want, "\n") {
-			want += "\r\n"
-		}
-		if got.String() != want {
-			t.Fatalf("%q: got %q, want %q", s, got.String(), want)
-		}
-		if plain := newline(s, int(n)+1, false); plain != want {
-			t.Fatalf("%q without dots: got %q, want %q", s, plain, want)
-		}
-	})
+		checkWire(t, b.String(), 1+random.IntN(8))
+	}
 }
 
 type nowhere struct{}

@@ -138,6 +138,7 @@ func (c *Conn) reply(ctx context.Context, p Phase, d time.Duration) (*mail.Reply
 	if err != nil {
 		return nil, c.fail(ctx, p, err)
 	}
+	r.Text = c.discreet(r.Text)
 	c.log(ctx, "S", r.Error())
 	if r.Code == 421 { // RFC 5321, section 3.8: it closes the connection
 		c.broken = true

@@ -413,6 +413,74 @@ func TestParameters(t *testing.T) {
 	}
 }
 
+// TestTimeAndOwnerParameters: what the peer announced of RFC 2852, 6710, 7293 and
+// 4954 is said to it.
+func TestTimeAndOwnerParameters(t *testing.T) {
+	began := time.Now()
+	by := began.Add(90*time.Second + 999*time.Millisecond)
+	since := time.Date(2024, 4, 3, 23, 1, 0, 0, time.FixedZone("", 7200))
+	for _, tc := range []struct {
+		ext  []string
+		env  mail.Envelope
+		rcpt mail.Recipient
+		want string // MAIL's and RCPT's parameters, or the reply
+	}{
+		{[]string{"DELIVERBY"}, mail.Envelope{DeliverBy: by}, mail.Recipient{}, "BY=91;N | "},
+		{[]string{"DELIVERBY 60,x"}, mail.Envelope{DeliverBy: by, DeliverByReturn: true, DeliverByTrace: true}, mail.Recipient{}, "BY=91;RT | "},
+		{[]string{"DELIVERBY 92"}, mail.Envelope{DeliverBy: by, DeliverByReturn: true}, mail.Recipient{}, "554 5.4.7 mail local"},
+		{[]string{"DELIVERBY 92"}, mail.Envelope{DeliverBy: by}, mail.Recipient{}, "BY=91;N | "},
+		{[]string{"DELIVERBY"}, mail.Envelope{DeliverBy: by.Add(-10 * time.Minute)}, mail.Recipient{}, "BY=-509;N | "},
+		{[]string{"DELIVERBY"}, mail.Envelope{DeliverBy: by.Add(-10 * time.Minute), DeliverByReturn: true}, mail.Recipient{}, "554 5.4.7 mail local"},
+		{[]string{"DELIVERBY"}, mail.Envelope{DeliverBy: by.Add(100 * 365 * 24 * time.Hour)}, mail.Recipient{}, "BY=999999999;N | "},
+		{[]string{"DSN"}, mail.Envelope{DeliverBy: by, DeliverByReturn: true}, mail.Recipient{}, "554 5.4.7 mail local"},
+		{[]string{"DSN"}, mail.Envelope{DeliverBy: by}, mail.Recipient{}, " | NOTIFY=FAILURE,DELAY"},
+		{[]string{"DSN"}, mail.Envelope{DeliverBy: by}, mail.Recipient{Notify: mail.NotifySuccess}, " | NOTIFY=SUCCESS,DELAY"},
+		{[]string{"DSN"}, mail.Envelope{DeliverBy: by}, mail.Recipient{Notify: mail.NotifyNever}, " | NOTIFY=NEVER"},
+		{[]string{"DSN", "DELIVERBY"}, mail.Envelope{DeliverBy: by}, mail.Recipient{}, "BY=91;N | "},
+		{[]string{"MT-PRIORITY MIXER"}, mail.Envelope{Priority: -3}, mail.Recipient{}, "MT-PRIORITY=-3 | "},
+		{[]string{"MT-PRIORITY"}, mail.Envelope{}, mail.Recipient{}, "MT-PRIORITY=0 | "},
+		{[]string{}, mail.Envelope{Priority: 9}, mail.Recipient{}, " | "},
+		{[]string{"AUTH PLAIN"}, mail.Envelope{Auth: "e+mc2@c.test"}, mail.Recipient{}, "AUTH=e+2Bmc2@c.test | "},
+		{[]string{"AUTH PLAIN"}, mail.Envelope{Auth: "<>"}, mail.Recipient{}, "AUTH=<> | "},
+		{[]string{"AUTH PLAIN"}, mail.Envelope{}, mail.Recipient{}, " | "},
+		{[]string{}, mail.Envelope{Auth: "a@c.test"}, mail.Recipient{}, " | "},
+		{[]string{"RRVS"}, mail.Envelope{}, mail.Recipient{RRVS: since}, " | RRVS=2024-04-03T21:01:00Z;C"},
+		{[]string{"RRVS"}, mail.Envelope{}, mail.Recipient{RRVS: since, RRVSReject: true}, " | RRVS=2024-04-03T21:01:00Z;R"},
+		{[]string{}, mail.Envelope{}, mail.Recipient{RRVS: since, RRVSReject: true}, "550 5.7.19 rcpt local"},
+		{[]string{}, mail.Envelope{}, mail.Recipient{RRVS: since}, " | "},
+	} {
+		s := clienttest.Start(t, clienttest.Options{Extensions: tc.ext})
+		c := dial(t, s, client.Options{})
+		tx := transaction("a@b.test")
+		tc.env.From, tc.rcpt.Address = tx.Envelope.From, tx.Recipients[0].Address
+		tx.Envelope, tx.Recipients[0] = &tc.env, &tc.rcpt
+		if !tc.env.DeliverBy.IsZero() { // however long the cases before took
+			tc.env.DeliverBy = tc.env.DeliverBy.Add(time.Since(began))
+		}
+		res, err := c.Send(t.Context(), tx)
+		got := summary(res)
+		if ms := s.Messages(); len(ms) == 1 {
+			got = strings.TrimPrefix(strings.TrimPrefix(ms[0].Mail, "<s@c.test>"), " ") + " | " + strings.TrimPrefix(strings.TrimPrefix(ms[0].Rcpt[0], "<a@b.test>"), " ")
+		}
+		if err != nil || got != tc.want {
+			t.Errorf("%q: got %q, %v; want %q", tc.ext, got, err, tc.want)
+		}
+	}
+}
+
+// TestAuthParameterAfterLogin: who knows us hears that nobody is known.
+func TestAuthParameterAfterLogin(t *testing.T) {
+	s := clienttest.Start(t, clienttest.Options{Extensions: []string{}, Users: map[string]string{"u": "p"}})
+	c := dial(t, s, client.Options{InsecureAuth: true})
+	if err := c.Auth(t.Context(), client.Credentials{Username: "u", Password: "p"}); err != nil {
+		t.Fatal(err)
+	}
+	send(t, c, "a@b.test")
+	if got := s.Messages()[0].Mail; got != "<s@c.test> AUTH=<>" {
+		t.Errorf("got %s", got)
+	}
+}
+
 func TestNullSenderAndPlainPeer(t *testing.T) {
 	s := clienttest.Start(t, clienttest.Options{Extensions: []string{}})
 	c := dial(t, s, client.Options{})

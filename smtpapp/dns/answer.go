@@ -24,9 +24,10 @@ type question struct {
 	typ  uint16
 }
 
-// newQuestion reports whether name is one that can be asked for.
+// newQuestion reports whether name is one that can be asked for. It may have a
+// space, since macros of SPF have one.
 func newQuestion(name string, typ uint16) (question, bool) {
-	if name == "" || strings.IndexFunc(name, func(r rune) bool { return r <= ' ' || r > '~' || r == '\\' }) >= 0 {
+	if name == "" || strings.IndexFunc(name, func(r rune) bool { return r < ' ' || r > '~' || r == '\\' }) >= 0 {
 		return question{}, false
 	}
 	var wire [256]byte
@@ -48,6 +49,7 @@ type answer struct {
 	authentic bool
 	expires   time.Time // when to ask again; the zero Time is at once
 	size      int       // octets it came in
+	noName    bool      // not even the name is there
 }
 
 // A chain follows CNAME records from a question to its records.
@@ -94,6 +96,7 @@ func (ch *chain) read(msg *miekg.Msg) (done bool, reason string) {
 	if msg.Rcode == miekg.RcodeSuccess && soa == nil && ch.hops > before {
 		return false, "" // the server left the rest of the chain to us
 	}
+	ch.answer.noName = msg.Rcode == miekg.RcodeNameError && ch.hops == 0
 	// RFC 2308, section 5: without a SOA record, don't keep it.
 	ch.ttl = min(ch.ttl, maxNegative)
 	if soa == nil {

@@ -24,6 +24,8 @@ func (c *Client) lookup(ctx context.Context, name string, typ uint16) (answer, e
 	if !ok {
 		return answer{}, notFound(name)
 	}
+	ctx, done := Bound(ctx)
+	defer done()
 	for {
 		a, again, err := c.share(ctx, q)
 		if again {
@@ -37,7 +39,10 @@ func (c *Client) lookup(ctx context.Context, name string, typ uint16) (answer, e
 		if err != nil {
 			return answer{}, err
 		}
-		if len(a.records) == 0 {
+		switch {
+		case a.noName:
+			return answer{}, noName(name)
+		case len(a.records) == 0:
 			return answer{}, notFound(name)
 		}
 		return a, nil

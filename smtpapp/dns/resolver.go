@@ -6,6 +6,7 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 )
@@ -20,8 +21,10 @@ import (
 //
 // Names are absolute, with or without their last dot: no search list applies.
 // Every error is a bare *net.DNSError. IsNotFound says that the name, or the
-// record at that name, does not exist (NXDOMAIN and NODATA); IsTemporary or
-// IsTimeout that nobody knows, the end of ctx included.
+// record at that name, does not exist (NXDOMAIN and NODATA), and ErrNoName is
+// within that of a name that is not there at all; IsTemporary or
+// IsTimeout that nobody knows, the end of ctx included. So is the end of the
+// Budget that ctx may have.
 type Resolver interface {
 	// LookupMX returns the MX records of name, best preference first, those
 	// of equal preference in random order (RFC 5321, section 5.1). The null
@@ -47,6 +50,16 @@ const (
 	reasonChain     = "CNAME chain too long"
 	reasonMalformed = "no usable record in the answer"
 )
+
+// ErrNoName says that a name does not exist, nor any below it (NXDOMAIN, RFC
+// 8020). An alias exists, wherever it leads.
+var ErrNoName = errors.New("no such name")
+
+func noName(name string) *net.DNSError {
+	e := notFound(name)
+	e.UnwrapErr = ErrNoName
+	return e
+}
 
 func notFound(name string) *net.DNSError {
 	return &net.DNSError{Err: reasonNotFound, Name: name, IsNotFound: true}

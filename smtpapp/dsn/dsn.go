@@ -161,6 +161,8 @@ func Build(r Report) (*message.Object, error) {
 		Recipients: []*mail.Recipient{mail.NewRecipient(r.Envelope.From)},
 		UTF8:       w.alphabet == wide,
 		RequireTLS: r.Envelope.RequireTLS, // RFC 8689, section 5
+
+		Priority: r.Envelope.Priority, Prioritized: r.Envelope.Prioritized, // RFC 6710
 	}
 	if w.alphabet == wide {
 		env.Body = mail.Body8Bit

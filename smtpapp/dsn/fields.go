@@ -37,12 +37,26 @@ func (r *Report) header(w *reportWriter) *message.Header {
 		h.Append("References", id)
 	}
 	h.Append("Auto-Submitted", "auto-replied") // RFC 3834, section 5
+	if r.tlsOptional() {
+		h.Append("TLS-Required", "No")
+	}
 	h.Append("MIME-Version", "1.0")
 	h.Append("Content-Type", w.contentType())
 	if w.alphabet == wide {
 		h.Append("Content-Transfer-Encoding", "8bit")
 	}
 	return h
+}
+
+// tlsOptional reports whether the sender would rather have the message delivered
+// without TLS than not at all (RFC 8689, section 3), and so the notification. Who
+// has said REQUIRETLS has not meant that.
+func (r *Report) tlsOptional() bool {
+	if r.Content == nil || r.Envelope.RequireTLS {
+		return false
+	}
+	vs := r.Content.Header.Values("TLS-Required")
+	return len(vs) == 1 && strings.EqualFold(strings.TrimSpace(vs[0]), "No")
 }
 
 // messageID is the failed message's, or "" where it is no msg-id (RFC 5322,
@@ -71,6 +85,7 @@ func (r *Report) fields(a alphabet) []*message.Header {
 	}
 	h.Append("Reporting-MTA", "dns; "+a.plain(r.Hostname))
 	appendDate(h, "Arrival-Date", r.Arrived)
+	appendDate(h, "Deliver-By-Date", r.Envelope.DeliverBy) // RFC 2852, section 5
 	groups := []*message.Header{h}
 	for i := range r.Recipients {
 		groups = append(groups, r.Recipients[i].fields(a))

@@ -1,6 +1,8 @@
 package login
 
 import (
+	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/base64"
 	"fmt"
 	"regexp"
@@ -8,9 +10,11 @@ import (
 	"strings"
 )
 
-// A Hash is a password hash in modular crypt format.
+// A Hash is what a password is compared with: a password hash in modular crypt
+// format, keys for SCRAM, or the password itself.
 type Hash struct {
-	// Algorithm is the name of Caddy's module in http.authentication.hashes.
+	// Algorithm is the name of Caddy's module in http.authentication.hashes,
+	// or SCRAM, or PLAIN.
 	Algorithm string
 	// Params are what its cost depends on, as a prefix of the hash.
 	Params string
@@ -28,9 +32,21 @@ const (
 
 var argonParams = regexp.MustCompile(`^m=(\d{1,10}),t=(\d{1,10}),p=(\d{1,3})$`)
 
-// ParseHash checks a hash of bcrypt or Argon2id, so that comparing a password
-// with it cannot fail.
+// The algorithms that Caddy has no module for.
+const (
+	AlgorithmSCRAM = "SCRAM"
+	AlgorithmPlain = "PLAIN"
+)
+
+// ParseHash checks what a password is compared with, as Secret.Verifier has it,
+// so that comparing cannot fail.
 func ParseHash(s string) (Hash, error) {
+	if strings.HasPrefix(s, "SCRAM-") {
+		return parseKeysHash(s)
+	}
+	if strings.HasPrefix(s, plainMark) {
+		return Hash{Algorithm: AlgorithmPlain, Params: plainMark, Fake: plainMark}, nil
+	}
 	switch parts := cut(s); {
 	case len(parts) == 3 && (parts[0] == "2a" || parts[0] == "2b" || parts[0] == "2y"):
 		return parseBcrypt(parts)
@@ -71,4 +87,21 @@ func parseArgon(p []string) (Hash, error) {
 	params := "$" + strings.Join(p[:3], "$") + "$"
 	fake := params + p[3] + "$" + base64.RawStdEncoding.EncodeToString(make([]byte, len(key)))
 	return Hash{Algorithm: "argon2id", Params: params, Fake: fake}, nil
+}
+
+func parseKeysHash(s string) (Hash, error) {
+	k, err := ParseKeys(s)
+	if err != nil {
+		return Hash{}, err
+	}
+	params, _, _ := strings.Cut(s, ":")
+	k.StoredKey, k.ServerKey = make([]byte, len(k.StoredKey)), make([]byte, len(k.ServerKey))
+	return Hash{Algorithm: AlgorithmSCRAM, Params: params, Fake: k.String()}, nil
+}
+
+// MatchPlain reports whether a verifier of the algorithm PLAIN is a password.
+func MatchPlain(verifier, password string) bool {
+	want := sha256.Sum256([]byte(strings.TrimPrefix(verifier, plainMark)))
+	got := sha256.Sum256([]byte(password))
+	return password != "" && subtle.ConstantTimeCompare(want[:], got[:]) == 1
 }

@@ -1,6 +1,6 @@
 // Package login has what every source of credentials needs: names of users in
-// one form, and password hashes taken apart. It checks no password and knows no
-// source.
+// one form, and the forms in which secrets are kept, taken apart. It knows no
+// source, and no mechanism.
 package login
 
 import (
@@ -29,48 +29,79 @@ func Name(s string) (string, error) {
 	return n, nil
 }
 
-// Users are users' password hashes by their names, as Name has them.
-type Users map[string]string
+// Users are users' accounts by their names, as Name has them.
+type Users map[string]*Account
 
-// Add adds a user. Nothing is added twice.
-func (u Users) Add(name, hash string) error {
-	n, err := Name(name)
+// Add adds a secret of a user, in the text that ParseSecret reads. secret is its
+// name, "" for the main one; nothing is added twice.
+func (u Users) Add(user, secret, text string) error {
+	n, err := Name(user)
 	if err != nil {
 		return err
 	}
-	if _, ok := u[n]; ok {
-		return fmt.Errorf("user '%s' is there twice", n)
-	}
-	if _, err := ParseHash(hash); err != nil {
+	s, err := ParseSecret(text)
+	if err != nil {
 		return fmt.Errorf("user '%s': %w", n, err)
 	}
-	u[n] = hash
+	s.Name = secret
+	a := u[n]
+	if a == nil {
+		a = new(Account)
+		u[n] = a
+	}
+	if slices.ContainsFunc(a.Secrets, func(o Secret) bool { return o.Name == secret }) {
+		if secret == "" {
+			return fmt.Errorf("user '%s' is there twice", n)
+		}
+		return fmt.Errorf("user '%s' has two secrets named '%s'", n, secret)
+	}
+	a.Secrets = append(a.Secrets, s)
 	return nil
 }
 
-// Sample returns a hash as most users have it, "" if there are none: what to
-// compare the password of an unknown user with.
+// Forms are those in which every user has a secret.
+func (u Users) Forms() Forms {
+	f := allForms
+	for _, a := range u {
+		f &= a.Forms()
+	}
+	return f
+}
+
+// AnyForms are those in which some user has a secret.
+func (u Users) AnyForms() (f Forms) {
+	for _, a := range u {
+		f |= a.Forms()
+	}
+	return f
+}
+
+// Sample returns a secret as most users have it, for ParseSecret, but one that
+// nobody has; "" if there are none. The password of an unknown user is compared
+// with it.
 func (u Users) Sample() string {
 	count := map[string]int{}
 	example := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(u)) {
-		h, err := ParseHash(u[name])
-		if err != nil {
-			continue
+		for i := range u[name].Secrets {
+			s := &u[name].Secrets[i]
+			k := s.kind()
+			if count[k]++; count[k] == 1 {
+				fake := s.Fake()
+				example[k] = fake.Text()
+			}
 		}
-		count[h.Params]++
-		example[h.Params] = u[name]
 	}
 	best := ""
-	for _, p := range slices.Sorted(maps.Keys(count)) {
-		if best == "" || count[p] > count[best] {
-			best = p
+	for _, k := range slices.Sorted(maps.Keys(count)) {
+		if best == "" || count[k] > count[best] {
+			best = k
 		}
 	}
 	return example[best]
 }
 
-var errHash = errors.New("not a password hash of a kind that is known; make one with 'caddy hash-password'")
+var errHash = errors.New("not a password hash of a kind that is known; 'caddy hash-password' makes one")
 
 // cut splits "$a$b$c" into a, b and c.
 func cut(s string) []string {

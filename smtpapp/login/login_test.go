@@ -65,26 +65,55 @@ func TestParseHashRefuses(t *testing.T) {
 func TestUsers(t *testing.T) {
 	u := Users{}
 	for _, n := range []string{"alice", "Bob"} {
-		if err := u.Add(n, argon); err != nil {
+		if err := u.Add(n, "", argon); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := u.Add("carol", bc4); err != nil {
+	if err := u.Add("carol", "", bc4+" "+keys256); err != nil {
 		t.Fatal(err)
 	}
-	if u["bob"] != argon || u.Sample() != argon || (Users{}).Sample() != "" {
+	fake, _ := ParseHash(argon)
+	if u["bob"].Secrets[0].Hash != argon || u.Sample() != fake.Fake || (Users{}).Sample() != "" {
 		t.Error(u.Sample())
 	}
+	many := Users{}
+	for _, n := range []string{"a", "b"} {
+		if err := many.Add(n, "", bc4+" "+keys256+" {PLAIN}canary"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := many.Add("c", "", keys1); err != nil {
+		t.Fatal(err)
+	}
+	fakes, err := ParseSecret(many.Sample())
+	if err != nil || fakes.Hash == bc4 || fakes.Keys(SHA256) == nil || fakes.Keys(SHA256).Match("pencil") || fakes.Plain == "canary" || fakes.Forms() != allForms {
+		t.Error(many.Sample(), err)
+	}
+	if u.Forms() != Hashes || u.AnyForms() != Hashes|SCRAMSHA256 || (Users{}).AnyForms() != 0 || u["carol"].Forms() != Hashes|SCRAMSHA256 {
+		t.Error(u.Forms(), u["carol"].Forms())
+	}
+	if err := u.Add("alice", "phone", keys256); err != nil || len(u["alice"].Secrets) != 2 {
+		t.Error(err)
+	}
 	for name, want := range map[string]string{"BOB": "there twice", "d d": "not the name", "dave": "not a password hash"} {
-		if err := u.Add(name, "plain"); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "plain") {
+		text := "plain"
+		if name == "BOB" {
+			text = bc4
+		}
+		if err := u.Add(name, "", text); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "plain") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	if err := u.Add("alice", "phone", bc4); err == nil || !strings.Contains(err.Error(), "two secrets named 'phone'") {
+		t.Error(err)
 	}
 }
 
 func FuzzParseHash(f *testing.F) {
 	f.Add(bc4)
 	f.Add(argon)
+	f.Add(keys256)
+	f.Add("{PLAIN}x")
 	f.Fuzz(func(t *testing.T, s string) {
 		h, err := ParseHash(s)
 		if err != nil {

@@ -65,11 +65,16 @@ func (a Address) Path() string { return "<" + a.String() + ">" }
 
 // Unicode returns the address for people: its domain as U-labels.
 func (a Address) Unicode() string {
-	u, err := idna.Display.ToUnicode(a.Domain)
+	return strings.TrimSuffix(quoteLocal(a.Local)+"@"+unicodeDomain(a.Domain), "@")
+}
+
+// unicodeDomain returns a domain with its A-labels as U-labels.
+func unicodeDomain(d string) string {
+	u, err := idna.Display.ToUnicode(d)
 	if err != nil {
-		u = a.Domain
+		return d
 	}
-	return strings.TrimSuffix(quoteLocal(a.Local)+"@"+u, "@")
+	return u
 }
 
 // ParseAddress parses a mailbox without angle brackets: a dot-string or a
@@ -108,7 +113,9 @@ func cutLocal(s string) (local, rest string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	if len(local) > MaxLocalPart {
+	// A rewritten sender (SRS) is longer than he was, and RFC 5321, section 4.5.3.1,
+	// wants no limit where none is needed: that of the path is enough for him.
+	if max(len(s)-len(rest), len(local)) > MaxLocalPart && !rewritten(local) { // with its quotes
 		return "", "", fmt.Errorf("%w: local part over %d octets", ErrLength, MaxLocalPart)
 	}
 	if !isASCII(local) {
@@ -221,6 +228,11 @@ func isHostname(s string) bool {
 		}
 	}
 	return true
+}
+
+// rewritten reports whether a local part looks like that of a forwarder.
+func rewritten(local string) bool {
+	return len(local) > 5 && (strings.EqualFold(local[:5], "SRS0=") || strings.EqualFold(local[:5], "SRS1="))
 }
 
 func isAtext(c byte) bool {

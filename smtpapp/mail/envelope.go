@@ -35,17 +35,26 @@ type Envelope struct {
 	ID         string `json:"envid,omitempty"` // ENVID, decoded (RFC 3461, section 4.4)
 	Auth       string `json:"auth,omitempty"`  // AUTH=, decoded (RFC 4954, section 5)
 
-	// Priority is MT-PRIORITY's (RFC 6710), -9 to 9.
-	Priority int `json:"priority,omitempty"`
+	// Priority is MT-PRIORITY's (RFC 6710), -9 to 9. Prioritized says that the
+	// client asked for one, which may be 0 too.
+	Priority    int  `json:"priority,omitempty"`
+	Prioritized bool `json:"prioritized,omitempty"`
 	// DeliverBy is when RFC 2852's time is over; zero for never.
 	DeliverBy time.Time `json:"deliver_by,omitzero"`
 	// DeliverByReturn tells RFC 2852's mode R (return) from N (notify).
 	DeliverByReturn bool `json:"deliver_by_return,omitempty"`
+	// DeliverByTold says that the time was over when the message came: its sender
+	// has heard of that from the host before us.
+	DeliverByTold bool `json:"deliver_by_told,omitempty"`
+	// DeliverByTrace is RFC 2852's T: each host that passes the message on says so.
+	DeliverByTrace bool `json:"deliver_by_trace,omitempty"`
 	// HoldUntil is when delivery may begin (RFC 4865); zero for at once.
 	HoldUntil time.Time `json:"hold_until,omitzero"`
 
 	// Client facts that agents and DSNs may want after the session's end.
 	AuthUser string `json:"auth_user,omitempty"`
+	ClientIP string `json:"client_ip,omitempty"`   // "" for our own mail
+	Hello    string `json:"client_helo,omitempty"` // as given in EHLO or HELO
 }
 
 // Notify is a set of the conditions of RCPT's NOTIFY (RFC 3461, section 4.1).
@@ -82,6 +91,13 @@ type Recipient struct {
 	// RRVS is the moment since which the address must have had one owner
 	// (RFC 7293); zero for no such demand.
 	RRVS time.Time `json:"rrvs,omitzero"`
+	// RRVSReject is its R: rather fail than go where nobody can tell. Without
+	// it, the demand goes on as a header field.
+	RRVSReject bool `json:"rrvs_reject,omitempty"`
+
+	// Tag is what deliver has taken off the local part, such as "lists" of
+	// alice+lists.
+	Tag string `json:"tag,omitempty"`
 
 	// Agent is the name of the delivery agent that claimed the recipient.
 	Agent string `json:"agent,omitempty"`
@@ -129,6 +145,16 @@ func (r *Recipient) Claimed() bool { return r.Agent != "" || r.Discarded }
 
 // Rewrite sends r elsewhere, by our own configuration.
 func (r *Recipient) Rewrite(a Address) { r.Address, r.Expanded = a, true }
+
+// Detail returns the tag of a recipient, whether it was taken off or is in the
+// address still, behind a "+".
+func (r *Recipient) Detail() string {
+	if r.Tag != "" {
+		return r.Tag
+	}
+	_, tag := r.Address.Tag("+")
+	return tag
+}
 
 // Tag returns what follows the first sep in the local part, and the local
 // part without it.

@@ -106,3 +106,21 @@ func TestTag(t *testing.T) {
 		}
 	}
 }
+
+func FuzzParseDomain(f *testing.F) {
+	for _, s := range []string{"a.test", "ü.test", "xn--tda.test", "[127.0.0.1]", "[IPv6:::1]", "a..b", "-a.test", "A.TEST."} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		d, err := ParseDomain(s)
+		if err != nil {
+			return
+		}
+		if len(d) > 255 || strings.ContainsFunc(d, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+			t.Fatalf("%q is %q", s, d)
+		}
+		if again, err := ParseDomain(d); err != nil || again != d {
+			t.Fatalf("%q -> %q -> %q, %v", s, d, again, err)
+		}
+	})
+}

@@ -15,6 +15,13 @@ type Reply struct {
 
 	// Close ends the session once the reply is sent. 421 always does.
 	Close bool
+
+	// UTF8 says that the client has asked for a text that is not ASCII.
+	UTF8 bool
+
+	// Next, if not nil, is sent too: LMTP answers content for one recipient
+	// after the other (RFC 2033, section 4.2).
+	Next *Reply
 }
 
 // Refuse returns a reply that refuses, its text formatted.

@@ -22,7 +22,13 @@ type Field struct {
 
 // Name returns the name without the white space that may stand before the
 // colon.
-func (f Field) Name() string { return strings.TrimRight(f.raw[:f.colon], " \t") }
+func (f Field) Name() string {
+	n := f.raw[:f.colon]
+	for len(n) > 0 && isWSP(n[len(n)-1]) {
+		n = n[:len(n)-1]
+	}
+	return n
+}
 
 // Malformed reports white space between the name and the colon. It is obsolete
 // syntax (RFC 5322, section 4.5) that readers disagree about.
@@ -82,6 +88,13 @@ func newField(name, value string) (f Field, ok bool) {
 	fold(&b, clean(value))
 	b.WriteString("\r\n")
 	return Field{b.String(), len(name)}, true
+}
+
+// Fold writes a field with its CRLF as Prepend does, "" if nothing is left of
+// its name.
+func Fold(name, value string) string {
+	f, _ := newField(name, value)
+	return f.raw
 }
 
 func cleanName(s string) string {

@@ -185,6 +185,17 @@ func (h *Header) EightBit() bool {
 	})
 }
 
+// LongestLine returns the octets of the longest line, without its CRLF.
+func (h *Header) LongestLine() int {
+	n := 0
+	for f := range h.Fields() {
+		for l := range strings.SplitSeq(f.raw, "\r\n") {
+			n = max(n, len(l))
+		}
+	}
+	return n
+}
+
 // HasNUL reports a NUL, which no header may have.
 func (h *Header) HasNUL() bool {
 	return h.any(func(s string) bool { return strings.IndexByte(s, 0) >= 0 })

@@ -105,6 +105,9 @@ func TestHeaderReads(t *testing.T) {
 	if err := iotest.TestReader(h.NewReader(), h.Bytes()); err != nil {
 		t.Error(err)
 	}
+	if n := header(t, "A: 1\r\n 23\r\nB:\r\n\r\n").LongestLine(); n != 4 {
+		t.Errorf("LongestLine: %d", n)
+	}
 	if h.EightBit() || h.HasNUL() || !header(t, "A: ü\r\n\r\n").EightBit() || !header(t, "A: \x00\r\n\r\n").HasNUL() {
 		t.Error("EightBit or HasNUL")
 	}

@@ -33,6 +33,10 @@ func (m *Message) Body() *Body { return m.body }
 // Fork returns a message with a header of its own over the same body.
 func (m *Message) Fork() *Message { return &Message{m.Header.Clone(), m.body} }
 
+// Replace puts the header and the body of another message in the place of its
+// own.
+func (m *Message) Replace(by *Message) { m.Header, m.body = by.Header, by.body }
+
 // Size returns the octets of header, empty line and body.
 func (m *Message) Size() int64 { return int64(m.Header.Size()) + m.body.Size() }
 

@@ -161,8 +161,8 @@ type idle struct{}
 
 func (idle) Read([]byte) (int, error) { return 0, nil }
 
-// TestNothingQuadratic feeds what took other servers seconds (LIMITS, case 47
-// of the attack cases) in small bits; the bound is far above what it takes.
+// TestNothingQuadratic feeds what took other servers seconds (case 47 of
+// docs/hostile-input.md) in small bits; the bound is far above what it takes.
 func TestNothingQuadratic(t *testing.T) {
 	for name, in := range map[string]string{
 		"folded header": "A: 1\r\n" + strings.Repeat(" x\r\n", 1<<18),

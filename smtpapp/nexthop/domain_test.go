@@ -156,7 +156,7 @@ func TestSilentDNS(t *testing.T) {
 
 func TestFixedHost(t *testing.T) {
 	for in, want := range map[string]string{
-		"mail.test:25": "mail.test:25", "[::1]:25": "[::1]:25", "127.0.0.1:2525": "127.0.0.1:2525", "mail.test.:587": "mail.test:587",
+		"mail.test:25": "mail.test:25", "[::1]:25": "[::1]:25", "127.0.0.1:2525": "127.0.0.1:2525", "mail.test.:587": "mail.test:587", "bücher.test:25": "xn--bcher-kva.test:25",
 		"mail.test": "", ":25": "", "mail.test:0": "", "mail.test:smtp": "", "mail.test:70000": "", "::1:25": "",
 	} {
 		h, err := FixedHost("tcp", in)

@@ -10,12 +10,17 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 )
 
 // Bounds of one attempt. Whoever is not reached by then is tried later.
 const (
 	maxAddresses = 5 // dialled
 	maxSessions  = 2 // that came beyond EHLO
+
+	// maxConnections are made to a host that takes few recipients on each.
+	maxConnections = 20
 )
 
 // A Host is a host to be tried.
@@ -28,6 +33,7 @@ type Host struct {
 	port    string       // of the others
 	ips     []netip.Addr // where they are known
 	strange bool         // somebody else's DNS has named it: see usable
+	chosen  bool         // our own configuration has
 }
 
 // FixedHost returns the host of an address of our own configuration: the path
@@ -35,7 +41,7 @@ type Host struct {
 // where it lies is nobody's business but the operator's.
 func FixedHost(network, addr string) (Host, error) {
 	if network == "unix" {
-		return Host{Name: "localhost", network: network, path: addr}, nil
+		return Host{Name: "localhost", network: network, path: addr, chosen: true}, nil
 	}
 	name, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -44,7 +50,7 @@ func FixedHost(network, addr string) (Host, error) {
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || name == "" {
 		return Host{}, fmt.Errorf("'%s' has no host or no port", addr)
 	}
-	return Host{Name: strings.TrimSuffix(name, "."), network: "tcp", port: port, ips: literal(name)}, nil
+	return Host{Name: mail.Key(strings.TrimSuffix(name, ".")), network: "tcp", port: port, ips: literal(name), chosen: true}, nil
 }
 
 // literal returns the address that s is in text form, if it is one.

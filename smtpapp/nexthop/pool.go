@@ -40,6 +40,7 @@ type kept struct {
 	conn  *client.Conn
 	raw   net.Conn // beneath it
 	uses  int
+	to    map[string]bool // domains, where the peer counts them
 	timer *time.Timer
 }
 

@@ -88,7 +88,7 @@ func TestPolicyParts(t *testing.T) {
 	send(t, s, 1)
 	d := delivery(t, "x@o.test")
 	d.Envelope.RequireTLS = true
-	if st := s.Send(t.Context(), d, d.Envelope.Recipients, hosts("a.mx.test")); st[0].Action != queue.Relayed {
+	if st := s.Send(t.Context(), d, d.Envelope.Recipients, chosen("a.mx.test")); st[0].Action != queue.Relayed {
 		t.Fatal(words(st))
 	}
 	if m := srv.Messages(); srv.Connections() != 2 || m[0].TLS || !m[1].TLS {

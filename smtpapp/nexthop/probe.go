@@ -113,7 +113,8 @@ func (s *Sender) askOn(ctx context.Context, to mail.Address, key string, k *kept
 	}
 	s.Log.Debug("asked who exists", "to", to.String(), "phase", r.Phase, "reply", r.Reply.Error())
 	_, limited := k.conn.Extensions().Limit("MAILMAX") // which the client counts, without us
-	if r.Reply.Code == 421 || limited || k.conn.Reset(ctx) != nil || ctx.Err() != nil {
+	_, domains := k.conn.Extensions().Limit("RCPTDOMAINMAX")
+	if r.Reply.Code == 421 || limited || domains || k.conn.Reset(ctx) != nil || ctx.Err() != nil {
 		_ = k.conn.Close()
 	}
 	s.Pool.give(key, k)

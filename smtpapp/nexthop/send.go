@@ -3,11 +3,15 @@ package nexthop
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/client"
+	"github.com/caddymail/caddy-smtp/smtpapp/convert"
 	"github.com/caddymail/caddy-smtp/smtpapp/dns"
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/queue"
@@ -30,20 +34,47 @@ type Sender struct {
 	// Own says that the hosts are of our own choice. What they have against us,
 	// not against a message, can be put right and is no reason for a DSN.
 	Own bool
+
+	// TunnelPriority has messages with a priority carry it in a header field to
+	// hosts that do not know MT-PRIORITY (RFC 6758).
+	TunnelPriority bool
+
+	// NoConvert returns messages that a host cannot take as they are, in the
+	// place of converting them.
+	NoConvert bool
+
+	source Source // see From
 }
 
 // Send makes one attempt to hand a message for rcpts to the first host that
 // takes it. It returns a status for each recipient, in order.
 func (s *Sender) Send(ctx context.Context, d *queue.Delivery, rcpts []*mail.Recipient, hosts []Host) []queue.Status {
 	a := &attempt{s: s, d: d, rcpts: rcpts, statuses: make([]queue.Status, len(rcpts)), policy: s.TLS}
-	if d.Envelope.RequireTLS && a.policy.Mode != TLSImplicit { // RFC 8689
-		a.policy.Mode, a.policy.Unverified = TLSRequired, false
+	if d.Envelope.RequireTLS && s.Done == queue.Relayed { // RFC 8689; delivery to the mailbox is not its business
+		if refused := a.requireTLS(hosts); refused != nil {
+			return refused
+		}
 	}
 	for i := range rcpts {
 		a.open = append(a.open, i)
 	}
 	a.run(ctx, hosts)
 	return a.statuses
+}
+
+// requireTLS raises the policy to what REQUIRETLS demands: a certificate, for a
+// name that nobody on the way could have changed. What comes out of DNS is not
+// such a name unless DNSSEC or MTA-STS vouch for it (RFC 8689, section 4.2.1),
+// which nothing here does; there the message fails.
+func (a *attempt) requireTLS(hosts []Host) []queue.Status {
+	if slices.ContainsFunc(hosts, func(h Host) bool { return !h.chosen }) {
+		return Refuse(mail.Refuse(550, "5.7.30", "REQUIRETLS: the name of the mail host cannot be trusted"), len(a.rcpts))
+	}
+	if a.policy.Mode != TLSImplicit {
+		a.policy.Mode = TLSRequired
+	}
+	a.policy.Unverified = false
+	return nil
 }
 
 // Refuse returns the statuses of recipients for whom no host can be tried.
@@ -65,11 +96,13 @@ type attempt struct {
 	statuses []queue.Status
 	open     []int // recipients of whom nothing is known yet
 
+	fittings            map[convert.Target]fitting
 	addresses, sessions int
 	last                *trouble // what speaks for the open ones
 }
 
-// run tries the hosts, each address of each, until all recipients are settled.
+// run tries the hosts, the addresses of each in a race, until all recipients are
+// settled.
 func (a *attempt) run(ctx context.Context, hosts []Host) {
 	for _, h := range hosts {
 		addrs, err := addresses(ctx, a.s.Resolver, h)
@@ -77,19 +110,63 @@ func (a *attempt) run(ctx context.Context, hosts []Host) {
 			a.note(h, "", judgeLookup(err))
 			continue
 		}
-		for _, addr := range addrs {
-			if a.addresses == maxAddresses || a.sessions == maxSessions || ctx.Err() != nil {
-				a.conclude()
-				return
-			}
-			a.addresses++
-			a.try(ctx, h, addr)
-			if len(a.open) == 0 {
-				return
-			}
+		if !a.host(ctx, h, interleave(a.s.source.within(addrs))) {
+			break
 		}
 	}
 	a.conclude()
+}
+
+// host tries the addresses of a host. It reports whether another host is to be
+// tried.
+func (a *attempt) host(ctx context.Context, h Host, addrs []string) bool {
+	addrs = a.again(ctx, h, addrs)
+	for len(a.open) > 0 && len(addrs) > 0 {
+		if a.addresses == maxAddresses || a.sessions == maxSessions || ctx.Err() != nil {
+			return false
+		}
+		some := addrs[:min(len(addrs), maxAddresses-a.addresses)]
+		won, conn, n, failed := a.s.race(ctx, h.network, some)
+		a.addresses += n
+		var left []string // those that were not dialled, or were beaten
+		for i, addr := range addrs {
+			if err := failed[i]; err != nil {
+				a.note(h, addr, judgeError(err))
+			} else if i != won {
+				left = append(left, addr)
+			}
+		}
+		addrs = left
+		if won >= 0 {
+			a.addresses -= n - 1 - len(failed) // who was beaten has not failed
+			a.try(ctx, h, some[won], conn)
+		}
+	}
+	return len(a.open) > 0
+}
+
+// again uses connections that were kept. One may have gone dead meanwhile, which
+// says nothing about the host: its address is still to be tried. It returns which
+// are.
+func (a *attempt) again(ctx context.Context, h Host, addrs []string) (left []string) {
+	for i, addr := range addrs {
+		if a.addresses == maxAddresses || a.sessions == maxSessions || ctx.Err() != nil || len(a.open) == 0 {
+			return append(left, addrs[i:]...)
+		}
+		key := a.s.key(a.policy, h, addr)
+		k := a.s.Pool.take(key)
+		if k == nil {
+			left = append(left, addr)
+			continue
+		}
+		if t := a.converse(ctx, h, key, k); t != nil && t.untouched {
+			left = append(left, addr)
+		} else {
+			a.addresses++
+			a.spoke(h, addr, t)
+		}
+	}
+	return left
 }
 
 // conclude settles those whom no host settled.
@@ -117,23 +194,23 @@ func (a *attempt) note(h Host, addr string, t *trouble) {
 	a.last = worse(a.last, t.of(h))
 }
 
-// try talks to one address. A connection that was kept may have gone dead
-// meanwhile, which says nothing about the host: then there is a new one.
-func (a *attempt) try(ctx context.Context, h Host, addr string) {
+// try talks to one address, to which there is a connection.
+func (a *attempt) try(ctx context.Context, h Host, addr string, conn net.Conn) {
 	key := a.s.key(a.policy, h, addr)
-	if k := a.s.Pool.take(key); k != nil {
+	s := a.s.with(conn)
+	for n := 0; n < maxConnections; n++ {
+		k, err := s.open(ctx, a.policy, h, addr)
+		if err != nil {
+			a.note(h, addr, judgeError(err))
+			return
+		}
+		before := len(a.open)
 		t := a.converse(ctx, h, key, k)
-		if t == nil || !t.untouched {
-			a.spoke(h, addr, t)
+		a.spoke(h, addr, t)
+		if t == nil || !t.usedUp || len(a.open) == before {
 			return
 		}
 	}
-	k, err := a.s.open(ctx, a.policy, h, addr)
-	if err != nil {
-		a.note(h, addr, judgeError(err))
-		return
-	}
-	a.spoke(h, addr, a.converse(ctx, h, key, k))
 }
 
 // spoke counts a session, and notes what it left to do.
@@ -146,37 +223,36 @@ func (a *attempt) spoke(h Host, addr string, t *trouble) {
 
 // key is what connections must have in common to stand in for one another.
 func (s *Sender) key(policy TLS, h Host, addr string) string {
-	return strings.Join([]string{h.network, addr, h.Name, string(policy.Mode)}, "|")
+	return strings.Join([]string{h.network, addr, h.Name, string(policy.Mode), fmt.Sprint(s.source)}, "|")
 }
 
 // converse has as many transactions as it takes, and returns the trouble that
 // leaves recipients open.
 func (a *attempt) converse(ctx context.Context, h Host, key string, k *kept) *trouble {
 	for len(a.open) > 0 && k.conn.Usable() {
-		batch := a.open
-		if n, ok := k.conn.Extensions().Limit("RCPTMAX"); ok {
-			batch = batch[:min(n, len(batch))]
+		batch := a.batch(k)
+		if len(batch) == 0 {
+			break
 		}
 		if t := a.transact(ctx, h, k.conn, batch); t != nil {
 			a.s.Pool.quit(k.conn)
 			return t
 		}
 	}
-	a.s.Pool.give(key, k)
-	if len(a.open) > 0 { // the peer had enough of us; the rest is for later
-		enough := mail.Refuse(451, "4.5.3", "mail host takes no more recipients now")
-		return &trouble{scope: ofHost, reply: enough, cause: enough}
+	if len(a.open) == 0 {
+		a.s.Pool.give(key, k)
+		return nil
 	}
-	return nil
+	// The peer had enough of us, which says nothing about the next connection.
+	a.s.Pool.quit(k.conn)
+	enough := mail.Refuse(451, "4.5.3", "mail host takes no more recipients now")
+	return &trouble{scope: ofHost, reply: enough, cause: enough, untouched: true, usedUp: true}
 }
 
 // transact has one transaction for the recipients of batch.
 func (a *attempt) transact(ctx context.Context, h Host, c *client.Conn, batch []int) *trouble {
-	tx := &client.Transaction{Envelope: a.d.Envelope, Content: a.d.Content}
-	for _, i := range batch {
-		tx.Recipients = append(tx.Recipients, a.rcpts[i])
-	}
-	results, err := c.Send(ctx, tx)
+	ext := c.Extensions()
+	results, err := a.send(ctx, c, batch)
 	silence := judgeError(cmp.Or(err, error(errNoWord))) // for those without a reply
 	accepted := slices.ContainsFunc(results, client.Result.Accepted)
 	var left []int
@@ -185,7 +261,9 @@ func (a *attempt) transact(ctx context.Context, h Host, c *client.Conn, batch []
 		i, t := batch[n], silence
 		switch {
 		case r.Accepted():
-			a.statuses[i] = queue.Status{Action: a.s.Done, Reply: r.Reply, RemoteMTA: h.Name}
+			a.statuses[i] = queue.Status{
+				Action: a.s.Done, Reply: r.Reply, RemoteMTA: h.Name, Notifies: ext.Has("DSN"), KeepsTime: ext.Has("DELIVERBY"),
+			}
 			continue
 		case accepted && tooMany(r):
 			left = append(left, i)
@@ -201,6 +279,25 @@ func (a *attempt) transact(ctx context.Context, h Host, c *client.Conn, batch []
 	}
 	a.open = append(left, a.open[len(batch):]...)
 	return next
+}
+
+// send has the client say it, after the message was made to fit.
+func (a *attempt) send(ctx context.Context, c *client.Conn, batch []int) ([]client.Result, error) {
+	env, content, err := a.fit(c.Extensions(), a.carried(c.Extensions(), batch))
+	if err != nil {
+		results := make([]client.Result, len(batch))
+		if r, ok := errors.AsType[*mail.Reply](err); ok {
+			for i := range results {
+				results[i] = client.Result{Reply: r, Phase: client.PhaseMail, Local: true}
+			}
+		}
+		return results, err
+	}
+	tx := &client.Transaction{Envelope: env, Content: content}
+	for _, i := range batch {
+		tx.Recipients = append(tx.Recipients, a.rcpts[i])
+	}
+	return c.Send(ctx, tx)
 }
 
 // blame settles a recipient whom no other host would help.

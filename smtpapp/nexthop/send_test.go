@@ -77,6 +77,15 @@ func hosts(names ...string) []Host {
 	return hs
 }
 
+// chosen are the same hosts, as our own configuration would name them.
+func chosen(names ...string) []Host {
+	hs := hosts(names...)
+	for i := range hs {
+		hs[i].chosen = true
+	}
+	return hs
+}
+
 // words puts statuses into a line each: action, reply, host.
 func words(sts []queue.Status) string {
 	var b strings.Builder
@@ -198,8 +207,103 @@ func TestManyRecipients(t *testing.T) {
 	s := sender(t, &world{at: map[string]*clienttest.Server{"192.0.2.1:25": srv}})
 	d := delivery(t, "a@o.test", "b@o.test", "c@o.test")
 	got := words(s.Send(t.Context(), d, d.Envelope.Recipients, hosts("a.mx.test")))
-	if !strings.HasSuffix(got, "\ndelayed 451 4.5.3 a.mx.test") || len(srv.Messages()) != 2 {
+	if strings.Count(got, "relayed") != 3 || len(srv.Messages()) != 3 || srv.Connections() != 2 {
 		t.Errorf("got\n%s", got)
+	}
+}
+
+// TestLimits: what the peer announces by RFC 9422 is kept to, on connections that
+// are used again too, and whatever it leaves over has another connection.
+func TestLimits(t *testing.T) {
+	for _, tc := range []struct {
+		limits           string
+		to               []string
+		messages, onConn int // of the first attempt; the second has its connection too
+	}{
+		{"MAILMAX=1", []string{"a@o.test", "b@o.test"}, 1, 1},
+		{"RCPTMAX=1 MAILMAX=1", []string{"a@o.test", "b@o.test", "c@p.test"}, 3, 3},
+		{"RCPTDOMAINMAX=1", []string{"a@o.test", "b@o.test", "c@p.test", "d@o.test"}, 3, 3},
+		{"RCPTDOMAINMAX=2", []string{"a@o.test", "b@p.test", "c@o.test", "d@q.test"}, 2, 2},
+		{"RCPTDOMAINMAX=0 RCPTMAX=x FOO=1 MAILMAX", []string{"a@o.test", "b@p.test", "c@o.test"}, 1, 1},
+	} {
+		srv := clienttest.Start(t, clienttest.Options{Extensions: []string{"LIMITS " + tc.limits}})
+		s := sender(t, &world{at: map[string]*clienttest.Server{"192.0.2.1:25": srv}}, func(s *Sender) {
+			s.Pool = NewPool(PoolOptions{Idle: time.Minute, Max: 1})
+		})
+		for range 2 {
+			d := delivery(t, tc.to...)
+			if got := words(s.Send(t.Context(), d, d.Envelope.Recipients, hosts("a.mx.test"))); strings.Count(got, "relayed") != len(tc.to) {
+				t.Errorf("%s:\n%s", tc.limits, got)
+			}
+		}
+		ms, conns := srv.Messages(), srv.Connections()
+		if len(ms) < 2*tc.messages || conns > 2*tc.onConn || conns < tc.onConn {
+			t.Errorf("%s: %d messages, %d connections", tc.limits, len(ms), conns)
+		}
+	}
+}
+
+// TestTunnels: what a peer does not know goes on in header fields.
+func TestTunnels(t *testing.T) {
+	since := time.Date(2024, 4, 3, 23, 1, 0, 0, time.UTC)
+	send := func(ext []string, edit func(*queue.Delivery), to ...string) []clienttest.Message {
+		srv := clienttest.Start(t, clienttest.Options{Extensions: ext})
+		s := sender(t, &world{at: map[string]*clienttest.Server{"192.0.2.1:25": srv}}, func(s *Sender) { s.TunnelPriority = true })
+		d := delivery(t, to...)
+		edit(d)
+		if got := words(s.Send(t.Context(), d, d.Envelope.Recipients, hosts("a.mx.test"))); strings.Count(got, "relayed") != len(to) {
+			t.Errorf("%q:\n%s", ext, got)
+		}
+		if n := d.Content.Header.Len(); n > 2 {
+			t.Errorf("the queue's own content was changed: %d fields", n)
+		}
+		return srv.Messages()
+	}
+	const field = "Require-Recipient-Valid-Since: b@o.test; Wed, 3 Apr 2024 23:01:00 +0000\r\n"
+	owned := func(d *queue.Delivery) { d.Envelope.Recipients[1].RRVS = since }
+	ms := send([]string{"PIPELINING"}, owned, "a@o.test", "b@o.test", "c@o.test")
+	if len(ms) != 3 || strings.Count(string(ms[0].Content)+string(ms[1].Content)+string(ms[2].Content), field) != 1 || !strings.Contains(string(ms[1].Content), field) {
+		t.Errorf("%+v", ms)
+	}
+	ms = send([]string{"RRVS"}, owned, "a@o.test", "b@o.test")
+	if len(ms) != 1 || strings.Contains(string(ms[0].Content), "Require") || ms[0].Rcpt[1] != "<b@o.test> RRVS=2024-04-03T23:01:00Z;C" {
+		t.Errorf("%+v", ms)
+	}
+	for _, tc := range []struct {
+		ext         []string
+		asked       bool
+		field, want string
+	}{
+		{nil, true, "", "MT-Priority: 4\r\nSubject"},
+		{nil, true, "-9", "MT-Priority: 4\r\nSubject"},
+		{nil, false, "-9", "MT-Priority: 4\r\nSubject"},
+		{nil, false, "", "Subject"},
+		{[]string{"MT-PRIORITY"}, true, "-9", "MT-Priority: -9\r\nSubject"},
+		{[]string{"MT-PRIORITY"}, true, "", "Subject"},
+	} {
+		ms := send(tc.ext, func(d *queue.Delivery) {
+			d.Envelope.Priority, d.Envelope.Prioritized = 4, tc.asked
+			if tc.field != "" {
+				d.Content.Header.Prepend("MT-Priority", tc.field)
+			}
+		}, "a@o.test")
+		if len(ms) != 1 || !strings.HasPrefix(string(ms[0].Content), tc.want) || strings.Contains(ms[0].Mail, " MT-PRIORITY=4") != (tc.ext != nil) {
+			t.Errorf("%+v: %+v", tc, ms)
+		}
+	}
+}
+
+// TestWhoTells: what the peer takes over with a message is in its status.
+func TestWhoTells(t *testing.T) {
+	for ext, want := range map[string]queue.Status{
+		"PIPELINING": {}, "DSN": {Notifies: true}, "DELIVERBY 60": {KeepsTime: true},
+	} {
+		srv := clienttest.Start(t, clienttest.Options{Extensions: []string{ext}})
+		d := delivery(t, "a@o.test")
+		st := sender(t, &world{at: map[string]*clienttest.Server{"192.0.2.1:25": srv}}).Send(t.Context(), d, d.Envelope.Recipients, hosts("a.mx.test"))[0]
+		if st.Action != queue.Relayed || st.Notifies != want.Notifies || st.KeepsTime != want.KeepsTime {
+			t.Errorf("%s: %+v", ext, st)
+		}
 	}
 }
 
@@ -361,10 +465,22 @@ func TestRequireTLS(t *testing.T) {
 	d := delivery(t, "x@o.test")
 	d.Envelope.RequireTLS = true
 	for i, roots := range []TLS{{Mode: TLSOpportunistic}, {Mode: TLSOpportunistic, Roots: trust.RootCAs}} {
-		sender(t, w, func(s *Sender) { s.TLS = roots }).Send(t.Context(), d, d.Envelope.Recipients, hosts("a.mx.test"))
+		sender(t, w, func(s *Sender) { s.TLS = roots }).Send(t.Context(), d, d.Envelope.Recipients, chosen("a.mx.test"))
 		if len(srv.Messages()) != i {
 			t.Errorf("%d messages with %+v", len(srv.Messages()), roots)
 		}
+	}
+	// Nothing vouches for what DNS says.
+	st := sender(t, w, func(s *Sender) { s.TLS.Roots = trust.RootCAs }).Send(t.Context(), d, d.Envelope.Recipients, hosts("a.mx.test"))
+	if st[0].Action != queue.Failed || st[0].Reply.Enh != "5.7.30" || len(srv.Messages()) != 1 {
+		t.Error(words(st))
+	}
+	// The mailbox is not another hop.
+	plain := clienttest.Start(t, clienttest.Options{LMTP: true})
+	w = &world{at: map[string]*clienttest.Server{"192.0.2.1:25": plain}}
+	st = sender(t, w, func(s *Sender) { s.Done, s.Client.LMTP = queue.Delivered, true }).Send(t.Context(), d, d.Envelope.Recipients, hosts("a.mx.test"))
+	if st[0].Action != queue.Delivered {
+		t.Error(words(st))
 	}
 }
 
@@ -412,5 +528,24 @@ func TestLMTP(t *testing.T) {
 	const h = " a.mx.test"
 	if want := "delivered 250 2.0.0" + h + "\nfailed 550 5.1.1" + h + "\ndelayed 452 4.2.2" + h + "\ndelayed 451 4.4.2" + h + " in doubt\ndelayed 451 4.4.2" + h + " in doubt"; got != want {
 		t.Errorf("got\n%s", got)
+	}
+}
+
+// TestTimeAtTheMailbox: a mail store is the end of the way, whatever it knows of
+// RFC 2852; another host has to know it.
+func TestTimeAtTheMailbox(t *testing.T) {
+	for _, lmtp := range []bool{true, false} {
+		srv := clienttest.Start(t, clienttest.Options{LMTP: lmtp, Extensions: []string{"PIPELINING"}})
+		s := sender(t, &world{at: map[string]*clienttest.Server{"192.0.2.1:25": srv}}, func(s *Sender) {
+			if s.Client.LMTP = lmtp; lmtp {
+				s.Done = queue.Delivered
+			}
+		})
+		d := delivery(t, "x@o.test")
+		d.Envelope.DeliverBy, d.Envelope.DeliverByReturn = time.Now().Add(time.Hour), true
+		want := map[bool]string{true: "delivered 250 2.0.0 a.mx.test", false: "failed 554 5.4.7 a.mx.test"}[lmtp]
+		if got := words(s.Send(t.Context(), d, d.Envelope.Recipients, hosts("a.mx.test"))); got != want {
+			t.Errorf("LMTP %t: %s, want %s", lmtp, got, want)
+		}
 	}
 }

@@ -45,6 +45,7 @@ type trouble struct {
 	unspoken    bool // nobody was asked
 	unreachable bool // the host could not even be talked to
 	untouched   bool // of the transaction nothing was answered
+	usedUp      bool // the connection was good for no more
 	inDoubt     bool // the peer may have taken the mail
 	ours        bool // the operator can put it right
 }
@@ -150,6 +151,12 @@ func judgeError(err error) *trouble {
 	case isRefused:
 		t.scope, t.reply = ofHost, refused.Reply
 		t.untouched = unbegun(refused.Phase)
+	case errors.Is(err, errNoSource), errors.Is(err, syscall.EADDRNOTAVAIL):
+		t.ours, t.unspoken = true, true
+		t.reply = mail.Refuse(451, "4.3.5", "no usable address of ours to send from")
+	case errors.Is(err, errProxy):
+		t.ours, t.unspoken = true, true
+		t.reply = mail.Refuse(451, "4.3.5", "no way out to mail hosts")
 	default:
 		t.untouched = isBroken && unbegun(broken.Phase)
 		t.unreachable = !isBroken || early(broken.Phase)

@@ -11,9 +11,9 @@ import (
 )
 
 // Glob reports whether s is p, in which each "*" stands for any run of
-// characters. Case does not matter.
+// characters. Case does not matter, nor whether domains have U-labels or A-labels.
 func Glob(p, s string) bool {
-	return glob(strings.ToLower(p), strings.ToLower(s))
+	return glob(strings.ToLower(p), strings.ToLower(s)) || glob(strings.ToLower(mail.Key(p)), strings.ToLower(mail.Key(s)))
 }
 
 func glob(p, s string) bool {

@@ -12,6 +12,8 @@
 //	{smtp.helo}                the name given in EHLO or HELO
 //	{smtp.auth.user}           who has logged in
 //	{smtp.auth.method}         and by which mechanism
+//	{smtp.auth.secret}         and with which of his passwords, by its name
+//	{smtp.auth.attr.<name>}    what the credential source says about him
 //	{smtp.tls.version}         such as "TLS 1.3", empty without TLS
 //	{smtp.tls.cipher}
 //	{smtp.tls.server_name}     the name that the client asked for
@@ -22,7 +24,7 @@
 //	{smtp.rcpt}                where the message goes, by now
 //	{smtp.rcpt.local}
 //	{smtp.rcpt.domain}
-//	{smtp.rcpt.tag}            what follows the first "+" in the local part
+//	{smtp.rcpt.tag}            what follows the first "+" in the local part, or was taken off by deliver
 //	{smtp.rcpt.given}          the forward-path as the client named it
 //	{smtp.queue.id}            the transaction, as in the log and the reply
 //	{smtp.result.<method>}     the last result of a check: {smtp.result.spf}
@@ -44,6 +46,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddymail/caddy-smtp/smtpapp/login"
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/session"
 )
@@ -160,12 +163,19 @@ func inRecipient(r *mail.Recipient, key string) (string, bool) {
 	case "rcpt.domain":
 		return r.Address.Domain, true
 	case "rcpt.tag":
-		_, tag := r.Address.Tag("+")
-		return tag, true
+		return r.Detail(), true
 	case "rcpt.given":
 		return r.Given.String(), true
 	}
 	return "", false
+}
+
+// identity is that of the client, an empty one if it has none.
+func identity(s *session.Session) *login.Identity {
+	if s.Identity == nil {
+		return new(login.Identity)
+	}
+	return s.Identity
 }
 
 func inSession(s *session.Session, key string) (string, bool) {
@@ -182,8 +192,13 @@ func inSession(s *session.Session, key string) (string, bool) {
 		return s.User, true
 	case "auth.method":
 		return s.Method, true
+	case "auth.secret":
+		return identity(s).Secret, true
 	case "queue.id":
 		return "", true
+	}
+	if k, ok := strings.CutPrefix(key, "auth.attr."); ok {
+		return identity(s).Attributes[k], true
 	}
 	if strings.HasPrefix(key, "result.") {
 		return inTransaction(&session.Transaction{Results: s.Results}, key)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/caddymail/caddy-smtp/smtpapp/login"
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/session"
 )
@@ -18,6 +19,7 @@ func TestNew(t *testing.T) {
 	s := &session.Session{
 		ID: "s1", Remote: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1000}, Local: &net.TCPAddr{IP: net.ParseIP("2001:db8::1"), Port: 25},
 		Hello: "client.example", User: "alice", Method: "PLAIN",
+		Identity: &login.Identity{User: "alice", Secret: "phone", Attributes: map[string]string{"agent": "slow"}},
 		TLS: &tls.ConnectionState{Version: tls.VersionTLS13, CipherSuite: tls.TLS_AES_128_GCM_SHA256, ServerName: "mx.example",
 			PeerCertificates: []*x509.Certificate{cert}, VerifiedChains: [][]*x509.Certificate{{cert}}},
 	}
@@ -30,7 +32,8 @@ func TestNew(t *testing.T) {
 	for in, want := range map[string]string{
 		"{smtp.session.id}": "s1", "{smtp.remote.ip}:{smtp.remote.port}": "192.0.2.1:1000", "{smtp.local.ip} {smtp.local.port}": "2001:db8::1 25",
 		"{smtp.helo}": "client.example", "{smtp.auth.user}/{smtp.auth.method}": "alice/PLAIN",
-		"{smtp.tls.version} {smtp.tls.cipher}": "TLS 1.3 TLS_AES_128_GCM_SHA256", "{smtp.tls.server_name}": "mx.example", "{smtp.tls.client.subject}": "CN=client",
+		"{smtp.auth.secret}/{smtp.auth.attr.agent}{smtp.auth.attr.none}": "phone/slow",
+		"{smtp.tls.version} {smtp.tls.cipher}":                           "TLS 1.3 TLS_AES_128_GCM_SHA256", "{smtp.tls.server_name}": "mx.example", "{smtp.tls.client.subject}": "CN=client",
 		"{smtp.mail.from}": `"a b"@from.example`, "{smtp.mail.from.local}": "a b", "{smtp.mail.from.domain}": "from.example",
 		"{smtp.rcpt}": "carol+tag+x@rcpt.example", "{smtp.rcpt.local}": "carol+tag+x", "{smtp.rcpt.domain}": "rcpt.example", "{smtp.rcpt.tag}": "tag+x",
 		"{smtp.rcpt.given}": "bob+tag+x@given.example", "{smtp.queue.id}": "q1",

@@ -4,85 +4,34 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
+
+	"github.com/caddymail/caddy-smtp/smtpapp/message"
 )
-
-// Retry has an entry tried as soon as there is room, whatever its time. What
-// is held of it is released.
-func (q *Queue) Retry(ctx context.Context, id string) error {
-	known := q.hasten(id)
-	released, err := q.release(ctx, id)
-	if err == nil && !known && !released {
-		return ErrNotFound
-	}
-	return err
-}
-
-// hasten makes due what waits of an entry.
-func (q *Queue) hasten(id string) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	now := time.Now()
-	for _, t := range q.sched.all[id] {
-		d := q.sched.sites[t.site]
-		if d != nil && d.pause >= 0 {
-			d.until = time.Time{}
-			q.sched.unpause(d)
-		}
-		if t.running {
-			t.hasten = true
-			continue
-		}
-		if t.index < 0 {
-			continue
-		}
-		t.due = now
-		for _, r := range t.rcpts {
-			r.Due = now
-		}
-		q.sched.fix(t)
-	}
-	q.nudge()
-	return len(q.sched.all[id]) > 0
-}
-
-// release schedules the recipients of an entry that are held.
-func (q *Queue) release(ctx context.Context, id string) (any bool, err error) {
-	q.releasing.Lock()
-	defer q.releasing.Unlock()
-	e, err := q.store.Get(ctx, id)
-	if err != nil {
-		return false, err
-	}
-	now := time.Now()
-	e.Recipients = slices.DeleteFunc(e.Recipients, func(r *Recipient) bool { return !r.Held })
-	if len(e.Recipients) == 0 {
-		return false, nil
-	}
-	for _, r := range e.Recipients {
-		r.Held, r.Due = false, now
-	}
-	q.fresh(id)
-	if err := q.store.Commit(ctx, &Change{Update: e.Recipients}); err != nil {
-		return false, err
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.scheduleNew([]*Entry{e})
-	return true, nil
-}
 
 // Get returns an entry without its content.
 func (q *Queue) Get(ctx context.Context, id string) (*Entry, error) { return q.store.Get(ctx, id) }
 
-// A Filter says which entries List returns. Zero fields do not matter.
+// Content returns the content of an entry.
+func (q *Queue) Content(ctx context.Context, id string) (*message.Message, error) {
+	return q.store.Content(ctx, id)
+}
+
+// A Filter chooses entries, and recipients of them. Zero fields do not matter.
 type Filter struct {
-	Sender    string
+	IDs       []string
+	Sender    string // "<>" for the null reverse-path
 	Recipient string
 	Domain    string // of a recipient
 	Agent     string
-	After     string // id of the last entry of the page before
-	Limit     int    // default 100
+	Held      *bool
+	Older     time.Duration // queued for at least this long
+	Younger   time.Duration // queued for less than this
+	Reply     string        // is part of the last reply, in any case of letters
+
+	After string // id of the last entry of the page before
+	Limit int    // of List, default 100
 }
 
 // List returns entries without their content, oldest first.
@@ -91,10 +40,8 @@ func (q *Queue) List(ctx context.Context, f Filter) ([]*Entry, error) {
 		f.Limit = 100
 	}
 	var out []*Entry
-	err := q.store.Each(ctx, f.After, func(e *Entry) bool {
-		if f.matches(e) {
-			out = append(out, e)
-		}
+	err := q.each(ctx, &f, func(e *Entry) bool {
+		out = append(out, e)
 		return len(out) < f.Limit
 	})
 	if err != nil {
@@ -103,12 +50,29 @@ func (q *Queue) List(ctx context.Context, f Filter) ([]*Entry, error) {
 	return out, nil
 }
 
-func (f *Filter) matches(e *Entry) bool {
-	if f.Sender != "" && e.Envelope.From.String() != f.Sender {
+// each calls g for the entries that a filter chooses, until it returns false.
+func (q *Queue) each(ctx context.Context, f *Filter, g func(*Entry) bool) error {
+	now := time.Now()
+	return q.store.Each(ctx, f.After, func(e *Entry) bool {
+		return !f.chooses(e, now) || g(e)
+	})
+}
+
+// chooses reports whether a recipient of an entry is chosen.
+func (f *Filter) chooses(e *Entry, now time.Time) bool {
+	age := now.Sub(e.Queued)
+	if f.IDs != nil && !slices.Contains(f.IDs, e.ID) ||
+		f.Sender != "" && e.Envelope.From.String() != strings.Trim(f.Sender, "<>") ||
+		f.Older > 0 && age < f.Older || f.Younger > 0 && age >= f.Younger {
 		return false
 	}
-	return slices.ContainsFunc(e.Recipients, func(r *Recipient) bool {
-		return (f.Recipient == "" || r.Address.String() == f.Recipient) &&
-			(f.Domain == "" || r.Address.Domain == f.Domain) && (f.Agent == "" || r.Agent == f.Agent)
-	})
+	return slices.ContainsFunc(e.Recipients, f.choosesRecipient)
+}
+
+func (f *Filter) choosesRecipient(r *Recipient) bool {
+	if f.Recipient != "" && r.Address.String() != f.Recipient || f.Domain != "" && r.Address.Domain != f.Domain ||
+		f.Agent != "" && r.Agent != f.Agent || f.Held != nil && r.Held != *f.Held {
+		return false
+	}
+	return f.Reply == "" || r.Last.Reply != nil && strings.Contains(strings.ToLower(r.Last.Reply.Error()), strings.ToLower(f.Reply))
 }

@@ -37,6 +37,14 @@ type Status struct {
 	// InDoubt says that the content was sent and no reply came: it may have
 	// been delivered.
 	InDoubt bool
+	// NotBefore is when the host wants to be asked again at the soonest. It makes
+	// the next attempt of a delayed recipient later, never sooner.
+	NotBefore time.Time
+
+	// Notifies says that the host to which the message was relayed tells its
+	// sender what becomes of it (RFC 3461), and KeepsTime that it keeps the time
+	// that he has given (RFC 2852).
+	Notifies, KeepsTime bool
 }
 
 // An Agent delivers. It returns a Status for each of the recipients, in order;
@@ -57,6 +65,13 @@ type Verifier interface {
 	Verify(ctx context.Context, a mail.Address) error
 }
 
+// A Forwarder is an Agent that hands mail to other hosts, and with it what its
+// sender has asked for, where they know of such things.
+type Forwarder interface {
+	Agent
+	Forwards()
+}
+
 // A Delivery is one attempt: one message, and the recipients that share a
 // destination.
 type Delivery struct {
@@ -75,6 +90,8 @@ type Policy struct {
 	Hostname   string
 	Postmaster mail.Address
 	Schedule   Schedule
+	// FreeSpace is what a store that is a Reserver keeps free.
+	FreeSpace int64
 
 	// Lease keeps the configuration in use for the length of an attempt. If
 	// it fails, the attempt is not begun.
@@ -83,6 +100,8 @@ type Policy struct {
 	Context context.Context
 	// Route returns the recipients, with agents, that a DSN to a sender has.
 	Route func(ctx context.Context, sender mail.Address) []*mail.Recipient
+	// Sign, if not nil, signs a DSN where it can.
+	Sign func(ctx context.Context, m *message.Message)
 
 	Observe Observer // may be nil
 	Log     *slog.Logger
@@ -93,4 +112,6 @@ type Policy struct {
 // An Observer hears of attempts, for metrics.
 type Observer interface {
 	AttemptEnded(agent string, action Action, took time.Duration)
+	// Quarantined tells of an entry that waits for an operator now.
+	Quarantined(id, agent, cause string)
 }

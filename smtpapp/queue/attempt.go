@@ -21,7 +21,7 @@ func (q *Queue) run() {
 	for {
 		now := time.Now()
 		next := q.dispatch(now)
-		wait := time.Hour // or sooner; a clock that was set is noticed in time
+		wait := time.Minute // or sooner; a clock that was set is noticed in time
 		if !next.IsZero() {
 			wait = min(wait, max(next.Sub(now), 0))
 		}
@@ -32,7 +32,17 @@ func (q *Queue) run() {
 		case <-q.wake:
 		case <-timer.C:
 		}
+		if jumped(now, time.Now()) {
+			q.log.Warn("the clock was set")
+			signal(q.survey)
+		}
 	}
+}
+
+// jumped reports whether the clock was set between two readings of it.
+func jumped(a, b time.Time) bool {
+	wall, real := b.Round(0).Sub(a.Round(0)), b.Sub(a)
+	return (wall - real).Abs() > time.Minute
 }
 
 // dispatch begins the attempts that may begin, and returns when to look again.
@@ -44,6 +54,10 @@ func (q *Queue) dispatch(now time.Time) time.Time {
 		return time.Time{}
 	}
 	next := q.sched.ripen(now, p)
+	q.keepTimes(p, now)
+	if len(q.sched.toRead) > 0 {
+		signal(q.reader)
+	}
 	for {
 		release, ok := p.Lease()
 		if !ok {
@@ -70,60 +84,179 @@ func earlier(a, b time.Time) time.Time {
 
 // attempt gives a ticket to its agent and records what it says.
 func (q *Queue) attempt(p *Policy, t *ticket) {
+	if ms := wished(t.rcpts); ms != nil {
+		q.makeUp(p, t, ms)
+		return
+	}
 	began := time.Now()
-	statuses, damaged := q.deliver(p, t)
+	if t.entry.outOfTime(began) {
+		q.withoutAttempt(p, t, began)
+		return
+	}
+	if t.deaths() >= maxStarts {
+		q.setAside(p, t)
+		return
+	}
+	started := q.store.Begin(t.entry.ID)
+	statuses, met := q.deliver(p, t)
 	now := time.Now()
 	unreachable := true
 	for i, r := range t.rcpts {
 		r.Attempts++
-		r.Last, r.Held = statuses[i], damaged && statuses[i].Action == Delayed
+		r.Last = statuses[i]
+		if r.Last.Action == Delayed {
+			r.remember(began, now)
+		}
+		met.befalls(r)
 		unreachable = unreachable && r.Last.Unreachable
 	}
-	again := q.record(p, t, began, now)
+	started.Settled(silent(t))
+	c := new(Change)
+	left := q.record(p, t, began, now, c)
+	if q.persist(p, t.entry.ID, c) {
+		started.End()
+	}
+	if met != "" {
+		q.quarantined(p, t.entry.ID, string(met), left)
+	}
 
 	q.mu.Lock()
-	overdue := q.sched.ended(t, unreachable, &p.Schedule, q.policy(), now)
-	q.refill(t, again, now)
+	left = q.comply(p, t, left)
+	q.sched.putAll(left)
+	park := q.sched.ended(t, unreachable, &p.Schedule, q.policy(), began, now)
+	q.nudge()
 	q.mu.Unlock()
-	for _, o := range overdue {
-		q.giveUp(p, o, statuses[0], now)
+	if unreachable {
+		q.park(p, park)
+		q.sweep(p, t.site, statuses[0], began)
 	}
 }
 
-// giveUp settles a ticket whose turn will not come in time, as its site is
-// dead, with what an attempt there has just come to.
-func (q *Queue) giveUp(p *Policy, t *ticket, s Status, now time.Time) {
+// silent are the recipients that are delivered to, of which nobody has to hear.
+func silent(t *ticket) (indices []int) {
 	for _, r := range t.rcpts {
-		r.Last = s
-	}
-	again := q.record(p, t, now, now)
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.sched.finish(t)
-	q.refill(t, again, now)
-}
-
-// refill schedules the recipients of a ticket who are tried again. q.mu is held.
-func (q *Queue) refill(t *ticket, again []*Recipient, now time.Time) {
-	e := *t.entry
-	e.Recipients = again
-	if t.hasten {
-		for _, r := range again {
-			r.Due = now
+		if a := r.Last.Action; a != Delayed && a != Failed && (t.entry.Envelope.From.IsNull() || !wanted(t.entry.Envelope, r)) {
+			indices = append(indices, r.Index)
 		}
 	}
-	q.sched.add(&e, q.policy(), now)
+	return indices
+}
+
+// makeUp grants wishes that were stored, without an attempt: the process ended
+// during the one that they were to follow.
+func (q *Queue) makeUp(p *Policy, t *ticket, wishes map[int]Mark) {
+	left := q.grant(p, t, t.rcpts, wishes, nil)
+	for _, r := range left {
+		r.Wish = NoWish
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	left = q.comply(p, t, left)
+	q.sched.putAll(left)
+	q.sched.returned(t, q.policy(), time.Now())
 	q.nudge()
 }
 
-// record decides what the last status of each recipient means, and commits
-// that with the DSNs it calls for. It returns who is tried again.
-func (q *Queue) record(p *Policy, t *ticket, began, now time.Time) (again []*Recipient) {
-	c := &Change{Update: t.rcpts}
+// park has tickets of new mail wait in the store.
+func (q *Queue) park(p *Policy, ts []*ticket) {
+	for len(ts) > 0 {
+		some := ts[:min(batch, len(ts))]
+		ts = ts[len(some):]
+		c := new(Change)
+		for _, t := range some {
+			for _, r := range t.rcpts {
+				r.stow(t.entry, t.site, p)
+			}
+			c.Update = append(c.Update, t.rcpts...)
+		}
+		q.persist(p, some[0].entry.ID, c)
+		for _, t := range some {
+			q.settled(p, t, t.rcpts)
+		}
+	}
+}
+
+// settled is the end of a ticket that had no attempt.
+func (q *Queue) settled(p *Policy, t *ticket, left []*Recipient) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	left = q.comply(p, t, left)
+	q.sched.putAll(left)
+	q.sched.finish(t)
+	q.sched.drop(q.sched.sites[t.site])
+	q.nudge()
+}
+
+// sweep tells the senders of what waits for a site that has just been found
+// dead, of those whose time has come: with one probe now and then, the turn of
+// each entry in a long queue would come too late.
+func (q *Queue) sweep(p *Policy, k site, s Status, began time.Time) {
+	for id := range binsOf(k) {
+		for q.sweepSome(p, id, s, began) {
+		}
+	}
+}
+
+func (q *Queue) sweepSome(p *Policy, id int64, s Status, began time.Time) (more bool) {
+	q.mu.Lock()
+	b := q.sched.bins[id]
+	if b == nil || b.sweeping || q.closed || b.speak.IsZero() || b.speak.After(began) {
+		q.mu.Unlock()
+		return false
+	}
+	b.sweeping, b.speak = true, time.Time{}
+	q.sched.reads++
+	limit := batch + b.active
+	q.mu.Unlock()
+
+	es, next, err := q.store.Waiting(q.ctx, Wait{Bin: id, Speak: true, Until: began, Limit: limit})
+	es = q.sound(es)
+	q.mu.Lock()
+	if err != nil {
+		next = began
+		q.log.Error("reading the queue", "error", err)
+	}
+	ts := q.sched.seize(b, es, p)
+	b.sweeping, b.speak = false, earlier(b.speak, next)
+	for _, e := range es {
+		for _, r := range e.Recipients {
+			b.speak = earlier(b.speak, r.Speak) // if it is another's now, and he leaves it as it is
+		}
+	}
+	q.sched.readEnds()
+	q.sched.consider(b)
+	q.mu.Unlock()
+	q.giveUp(p, ts, s, began)
+	return len(ts) > 0
+}
+
+// giveUp settles tickets whose turn will not come in time, as their site is
+// dead, with what an attempt there has come to.
+func (q *Queue) giveUp(p *Policy, ts []*ticket, s Status, began time.Time) {
+	if len(ts) == 0 {
+		return
+	}
+	c := new(Change)
+	left := make([][]*Recipient, len(ts))
+	for i, t := range ts {
+		for _, r := range t.rcpts {
+			r.Last = s
+		}
+		left[i] = q.record(p, t, began, began, c)
+	}
+	q.persist(p, ts[0].entry.ID, c)
+	for i, t := range ts {
+		q.settled(p, t, left[i])
+	}
+}
+
+// record decides what the last status of each recipient means, and adds that
+// to a change with the DSNs it calls for. It returns who is tried again.
+func (q *Queue) record(p *Policy, t *ticket, began, now time.Time, c *Change) (left []*Recipient) {
 	var done, late []*Recipient
 	jitter := spread()
 	for _, r := range t.rcpts {
-		judge(&p.Schedule, t.entry, r, now, jitter)
+		judge(&p.Schedule, t.entry, r, began, now, jitter)
 		switch {
 		case r.Done:
 			done = append(done, r)
@@ -131,50 +264,63 @@ func (q *Queue) record(p *Policy, t *ticket, began, now time.Time) (again []*Rec
 			late = append(late, r)
 			fallthrough
 		default:
-			again = append(again, r)
+			left = append(left, r)
 		}
 		q.report(p, t, r, began, now)
 	}
 	content := q.returned(t)
 	q.notify(p, t.entry, content, done, now, c)
 	q.notifyDelay(p, t.entry, content, late, now, c)
-	q.persist(p, t, c)
-	return again
+	for _, r := range left {
+		r.Bin = 0
+		if !r.Held {
+			r.stow(t.entry, t.site, p)
+		}
+	}
+	c.Update = append(c.Update, t.rcpts...)
+	return left
 }
 
 // judge decides what a status means for the recipient: done, or when to try
 // again.
-func judge(s *Schedule, e *Entry, r *Recipient, now time.Time, jitter float64) {
+//
+// Time is over for whom an attempt that began after it has failed, so that
+// a clock that jumps ahead costs nobody his last one.
+func judge(s *Schedule, e *Entry, r *Recipient, began, now time.Time, jitter float64) {
 	switch {
 	case r.Last.Action != Delayed:
 		r.Done = true
-	case !now.Before(s.deadline(e)):
+	case !began.Before(s.deadline(e)):
 		r.Done, r.Held = true, false
 		r.Last.Action = Failed
 		r.Last.Reply = expired(r.Last.Reply)
 	default:
 		r.Due = s.again(e, r, now, jitter)
+		if t := r.Last.NotBefore; t.After(r.Due) {
+			r.Due = t
+			if end := s.deadline(e); t.After(end) {
+				r.Due = end
+			}
+		}
 	}
 }
 
 // persist commits what an attempt did. Until that works, nothing is tried
-// again: the mail may have been delivered.
-func (q *Queue) persist(p *Policy, t *ticket, c *Change) {
+// again: the mail may have been delivered. It returns false when the queue is
+// closed in vain.
+func (q *Queue) persist(p *Policy, id string, c *Change) bool {
 	for delay := 100 * time.Millisecond; ; delay = min(2*delay, 10*time.Second) {
-		err := q.store.Commit(context.WithoutCancel(q.ctx), c)
+		err := q.commit(context.WithoutCancel(q.ctx), c)
 		if err == nil {
-			break
+			return true
 		}
-		p.Log.Error("recording an attempt", "id", t.entry.ID, "error", err, "next_try", delay)
+		p.Log.Error("recording an attempt", "id", id, "error", err, "next_try", delay)
 		select {
 		case <-time.After(delay):
 		case <-q.ctx.Done():
-			return
+			return false
 		}
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.scheduleNew(c.Add)
 }
 
 var (
@@ -182,33 +328,56 @@ var (
 	errDamaged  = &mail.Reply{Code: 451, Enh: "4.3.0", Text: "stored content is damaged; held"}
 )
 
+// A fault is a cause of quarantine that an attempt has met, or "".
+type fault string
+
+// befalls notes a fault: what is not done of damaged content waits for an
+// operator, and so does what has ended too many attempts in a row.
+func (f fault) befalls(r *Recipient) {
+	switch {
+	case f != CauseDeath:
+		r.Starts = 0
+	case r.Last.Action == Delayed:
+		r.Starts++
+	}
+	switch {
+	case r.Last.Action != Delayed:
+	case f == CauseDamage:
+		r.Held, r.Reason = true, errDamaged.Text
+	case r.Starts >= maxStarts:
+		r.Held, r.Reason = true, reasonDied
+	}
+}
+
 // deliver runs the agent. However it ends, there is a status for each
-// recipient. What is not done of damaged content has to wait for an operator.
-func (q *Queue) deliver(p *Policy, t *ticket) (statuses []Status, damaged bool) {
+// recipient.
+func (q *Queue) deliver(p *Policy, t *ticket) (statuses []Status, met fault) {
 	statuses = make([]Status, len(t.rcpts))
 	log := p.Log.With("id", t.entry.ID, "agent", t.site.agent)
 	content, err := q.content(t)
 	if err != nil {
 		log.Error("reading an entry", "error", err)
 		if lost(err) {
-			return fill(statuses, Status{Reply: errDamaged}), true
+			return fill(statuses, Status{Reply: errDamaged}), CauseDamage
 		}
-		return fill(statuses, Status{Reply: errPanicked}), false
+		return fill(statuses, Status{Reply: errPanicked}), ""
 	}
 	ctx, cancel := q.attemptContext(p)
 	defer cancel()
-	q.call(ctx, p, t, content, statuses, log)
+	if q.call(ctx, p, t, content, statuses, log) {
+		return statuses, CauseDeath
+	}
 	for _, s := range statuses {
 		if s.Action != Delayed || s.Unreachable {
 			continue
 		}
 		if err := verify(content); err != nil {
 			log.Error("stored content is damaged, the entry is held", "error", err)
-			return fillDelayed(statuses, Status{Reply: errDamaged}), true
+			return fillDelayed(statuses, Status{Reply: errDamaged}), CauseDamage
 		}
 		break
 	}
-	return statuses, false
+	return statuses, ""
 }
 
 // attemptContext ends with the queue's or the policy's.
@@ -222,7 +391,7 @@ func (q *Queue) attemptContext(p *Policy) (context.Context, context.CancelFunc) 
 }
 
 // call is the agent's turn.
-func (q *Queue) call(ctx context.Context, p *Policy, t *ticket, content *message.Message, statuses []Status, log *slog.Logger) {
+func (q *Queue) call(ctx context.Context, p *Policy, t *ticket, content *message.Message, statuses []Status, log *slog.Logger) (panicked bool) {
 	env := *t.entry.Envelope
 	attempt := 0
 	for _, r := range t.rcpts {
@@ -233,11 +402,13 @@ func (q *Queue) call(ctx context.Context, p *Policy, t *ticket, content *message
 		if v := recover(); v != nil {
 			log.Error("panic in an agent", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 			fill(statuses, Status{Reply: errPanicked})
+			panicked = true
 		}
 	}()
 	copy(statuses, p.Agents[t.site.agent].Deliver(ctx, &Delivery{
 		ID: t.entry.ID, Envelope: &env, Content: content, Attempt: attempt, Queued: t.entry.Queued, Log: log,
 	}))
+	return false
 }
 
 func fill(ss []Status, s Status) []Status {

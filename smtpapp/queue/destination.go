@@ -5,10 +5,16 @@ import "time"
 // A destination is a ready queue and what is known of its site.
 type destination struct {
 	site     site
-	ready    []*ticket
+	ready    [2][]*ticket // new ones, and those that have waited
+	turn     int          // which of them was last
+	fresh    int          // recipients in the active set that are in no bin
 	running  int
+	probing  int       // of those running, the ones begun when it was dead
 	window   float64   // attempts that may run at once; 0 for not known yet
 	failures int       // attempts in a row that found nobody there
+	failedAt time.Time // the last of them
+	tookAt   time.Time // when an attempt last found somebody
+	capped   time.Time // the window does not grow before
 	until    time.Time // no attempt before then
 	pause    int       // in the heap of pauses, -1 when not there
 	listed   bool      // in the rotation
@@ -20,6 +26,48 @@ func newDestination(k site) *destination { return &destination{site: k, pause: -
 // (LIMITS: 5 / 20): after an outage it is not run over.
 const firstWindow = 5
 
+// idle reports whether nothing is ready.
+func (d *destination) idle() bool { return len(d.ready[0])+len(d.ready[1]) == 0 }
+
+// pop takes a ready ticket, nil if there is none: of the same priority, new and
+// old ones alternate.
+func (d *destination) pop() *ticket {
+	a, b := d.first(0), d.first(1)
+	switch {
+	case a == nil && b == nil:
+		return nil
+	case a == nil:
+		d.turn = 1
+	case b == nil:
+		d.turn = 0
+	case a.entry.Envelope.Priority == b.entry.Envelope.Priority:
+		d.turn = 1 - d.turn
+	case b.rank().Before(a.rank()):
+		d.turn = 1
+	default:
+		d.turn = 0
+	}
+	t := d.ready[d.turn][0]
+	d.shift(d.turn)
+	return t
+}
+
+// first returns the first ready ticket of a lane.
+func (d *destination) first(lane int) *ticket {
+	for len(d.ready[lane]) > 0 {
+		if t := d.ready[lane][0]; !t.gone {
+			return t
+		}
+		d.shift(lane)
+	}
+	return nil
+}
+
+func (d *destination) shift(lane int) {
+	d.ready[lane][0] = nil
+	d.ready[lane] = d.ready[lane][1:]
+}
+
 // open reports whether another attempt may begin. While nobody is there, one
 // attempt at a time finds out when that ends.
 func (d *destination) open(sc *Schedule, now time.Time) bool {
@@ -29,22 +77,49 @@ func (d *destination) open(sc *Schedule, now time.Time) bool {
 	if d.failures > 0 {
 		return d.running == 0
 	}
-	return d.running < min(sc.PerDestination, max(firstWindow, int(d.window)))
+	window := firstWindow
+	if d.window > 0 {
+		window = int(d.window)
+	}
+	return d.running < min(sc.PerDestination, window)
 }
 
 // succeeded widens the window by one for each round of attempts.
-func (d *destination) succeeded(sc *Schedule) {
-	d.failures, d.until = 0, time.Time{}
-	d.window = max(d.window, firstWindow)
-	d.window = min(d.window+1/d.window, float64(sc.PerDestination))
+func (d *destination) succeeded(sc *Schedule, now time.Time) {
+	d.failures, d.until, d.tookAt = 0, time.Time{}, now
+	if d.window == 0 {
+		d.window = firstWindow
+	}
+	if !d.capped.After(now) {
+		d.window = min(d.window+1/d.window, float64(sc.PerDestination))
+	}
 }
 
-// failed begins a pause: a minute, then longer, but not longer than what is
-// tried for the first time would wait anyway.
-func (d *destination) failed(sc *Schedule, now time.Time) {
+// refused narrows the window by one, for a minute at least, where a failed
+// attempt need not mean a dead site, as another has found somebody a moment ago:
+// so many connections may be too many for it. If it is dead, there is soon nothing
+// left to narrow.
+func (d *destination) refused(now time.Time) bool {
+	if d.failures > 0 || d.window <= 1 || now.Sub(d.tookAt) > time.Minute {
+		return false
+	}
+	d.window = max(d.window-1, 1)
+	d.capped = now.Add(time.Minute)
+	return true
+}
+
+// failed begins a pause: a minute, or what is tried for the first time would
+// wait if that is less, and then twice as long, up to 15 times. Attempts that
+// were under way when the first of them failed are one failure with it.
+func (d *destination) failed(sc *Schedule, began, now time.Time) {
+	if d.failures > 0 && !began.After(d.failedAt) {
+		return
+	}
 	d.failures++
+	d.failedAt = now
 	d.window = 0
-	d.until = now.Add(min(time.Minute<<min(d.failures-1, 4), 15*time.Minute, sc.Retry[0]))
+	first := min(time.Minute, sc.Retry[0])
+	d.until = now.Add(first * time.Duration(min(1<<min(d.failures-1, 4), 15)))
 }
 
 // pauses is a heap of destinations by the end of their pause.

@@ -17,7 +17,7 @@ import (
 func (q *Queue) notify(p *Policy, e *Entry, content contentFunc, done []*Recipient, now time.Time, c *Change) {
 	var rs []dsn.Recipient
 	for _, r := range done {
-		if dsn.Wanted(r.Recipient, r.Last.Action) {
+		if wanted(e.Envelope, r) {
 			rs = append(rs, reported(r, now, time.Time{}))
 		}
 	}
@@ -29,7 +29,11 @@ func (q *Queue) notifyDelay(p *Policy, e *Entry, content contentFunc, late []*Re
 	var rs []dsn.Recipient
 	for _, r := range late {
 		r.Noticed = true
-		if dsn.Wanted(r.Recipient, Delayed) {
+		if by, asked := e.notifyBy(); asked && !r.Notify.Has(mail.NotifyNever) {
+			d := reported(r, now, p.Schedule.deadline(e))
+			d.Reply = overdue(by, d.Reply)
+			rs = append(rs, d)
+		} else if dsn.Wanted(r.Recipient, Delayed) {
 			rs = append(rs, reported(r, now, p.Schedule.deadline(e)))
 		}
 	}
@@ -81,9 +85,10 @@ func (q *Queue) send(p *Policy, e *Entry, content contentFunc, rs []dsn.Recipien
 		p.Log.Warn("no way to the sender: DSN dropped", "id", e.ID, "from", e.Envelope.From.String())
 		return
 	}
-	d := newEntry(o, NewID(), 0, time.Now())
-	q.fresh(d.ID)
-	c.Add = append(c.Add, d)
+	if p.Sign != nil {
+		p.Sign(q.ctx, o.Content)
+	}
+	c.Add = append(c.Add, newEntry(o, NewID(), 0, time.Now()))
 }
 
 func route(ctx context.Context, p *Policy, to mail.Address) []*mail.Recipient {

@@ -28,7 +28,9 @@ type Queue struct {
 
 	ctx    context.Context // of attempts; cancelled when Close runs out of patience
 	cancel context.CancelFunc
-	wake   chan struct{}
+	wake   chan struct{} // the schedule has changed
+	reader chan struct{} // there is something to read
+	survey chan struct{} // the bins are to be looked through
 	quit   chan struct{}
 	loop   sync.WaitGroup
 	runs   sync.WaitGroup
@@ -38,9 +40,9 @@ type Queue struct {
 	policies []*Policy // the newest, last, is in force
 	last     *Policy   // that was in force
 	sched    schedule
-	loading  map[string]bool // ids that load leaves alone; nil when it is done
+	loading  bool
 
-	releasing sync.Mutex // one operator at a time
+	operating sync.Mutex // one batch of operators', or of what the last process left, at a time
 }
 
 // Open reads what the store has, which may take a while after it returns, and
@@ -50,79 +52,14 @@ func Open(store Store, log *slog.Logger) (*Queue, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	q := &Queue{
-		store: store, log: log, wake: make(chan struct{}, 1), quit: make(chan struct{}),
-		sched: newSchedule(), loading: map[string]bool{},
+		store: store, log: log, quit: make(chan struct{}), sched: newSchedule(), loading: true,
+		wake: make(chan struct{}, 1), reader: make(chan struct{}, 1), survey: make(chan struct{}, 1),
 	}
 	q.ctx, q.cancel = context.WithCancel(context.Background())
 	q.loop.Go(q.run)
+	q.loop.Go(q.read)
 	q.loop.Go(q.load)
 	return q, nil
-}
-
-// page is how many entries are read at once.
-const page = 500
-
-// load schedules what the store had. Mail is taken meanwhile, so that a long
-// queue does not keep a server from answering.
-func (q *Queue) load() {
-	after := ""
-	for {
-		var es []*Entry
-		err := q.store.Each(q.ctx, after, func(e *Entry) bool {
-			es = append(es, e)
-			return len(es) < page
-		})
-		if err != nil {
-			q.log.Error("reading the queue", "error", err, "after", after)
-		}
-		q.mu.Lock()
-		q.schedule(es)
-		if len(es) < page && err == nil || q.closed {
-			q.loading = nil
-			q.mu.Unlock()
-			return
-		}
-		q.mu.Unlock()
-		if len(es) > 0 {
-			after = es[len(es)-1].ID
-		}
-		if err != nil {
-			select {
-			case <-time.After(10 * time.Second):
-			case <-q.quit:
-				return
-			}
-		}
-	}
-}
-
-// schedule adds entries that were loaded. q.mu is held.
-func (q *Queue) schedule(es []*Entry) {
-	p, now := q.policy(), time.Now()
-	latest := now.Add(7 * 24 * time.Hour)
-	if p != nil {
-		latest = now.Add(p.Schedule.longest())
-	}
-	for _, e := range es {
-		if q.loading[e.ID] {
-			continue
-		}
-		for _, r := range e.Recipients {
-			clamp(e, r, latest, now)
-		}
-		q.sched.add(e, p, now)
-	}
-	q.nudge()
-}
-
-// fresh keeps load from an entry that is about to be committed and will be
-// scheduled by who does that: it may be done and gone when load comes to it.
-func (q *Queue) fresh(id string) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.loading != nil {
-		q.loading[id] = true
-	}
 }
 
 // Attach puts a policy in force. An agent's name stands for this policy's
@@ -158,7 +95,13 @@ func (q *Queue) rethink() {
 	}
 	if p != nil {
 		q.last = p
-		q.sched.refile(p, time.Now())
+		if r, ok := q.store.(Reserver); ok {
+			r.Reserve(p.FreeSpace)
+		}
+		if lost := q.sched.refile(p, time.Now()); len(lost) > 0 {
+			q.runs.Go(func() { q.park(p, lost) })
+		}
+		signal(q.survey)
 	}
 	q.nudge()
 }
@@ -171,9 +114,11 @@ func (q *Queue) policy() *Policy {
 	return nil
 }
 
-func (q *Queue) nudge() {
+func (q *Queue) nudge() { signal(q.wake) }
+
+func signal(c chan struct{}) {
 	select {
-	case q.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -201,29 +146,46 @@ func (q *Queue) Accept(ctx context.Context, objects []*message.Object) (id strin
 	if len(c.Add) == 0 {
 		return id, nil
 	}
-	switch err := q.store.Commit(ctx, c); {
+	switch err := q.commit(ctx, c); {
 	case errors.Is(err, ErrClosed):
 		return "", errClosing
 	case err != nil:
 		return "", err
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.scheduleNew(c.Add)
 	return id, nil
 }
 
 var errClosing = mail.Refuse(421, "4.3.2", "server is going down")
 
-// scheduleNew schedules entries that were committed. q.mu is held.
-func (q *Queue) scheduleNew(es []*Entry) {
-	now := time.Now()
-	for _, e := range es {
-		q.sched.add(e, q.policy(), now)
+// commit makes a change durable, and schedules the entries that it adds.
+func (q *Queue) commit(ctx context.Context, c *Change) error {
+	if len(c.Add) == 0 {
+		return q.store.Commit(ctx, c)
 	}
-	if len(es) > 0 {
-		q.nudge()
+	q.mu.Lock()
+	for _, e := range c.Add {
+		q.sched.pending[e.ID] = true
+		q.sched.place(e, q.policy(), time.Now())
 	}
+	q.mu.Unlock()
+	err := q.store.Commit(ctx, c)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, e := range c.Add {
+		delete(q.sched.pending, e.ID)
+		if err != nil {
+			continue
+		}
+		var ready []*Recipient
+		for _, r := range e.Recipients {
+			if q.sched.put(r); r.Bin == 0 {
+				ready = append(ready, r)
+			}
+		}
+		q.sched.activate(e, ready, nil, q.policy(), time.Now())
+	}
+	q.nudge()
+	return err
 }
 
 func newEntry(o *message.Object, id string, i int, now time.Time) *Entry {
@@ -259,21 +221,14 @@ func (q *Queue) add(e *Entry, now time.Time, c *Change) error {
 		return true
 	})
 	if len(e.Recipients) > 0 {
-		q.fresh(e.ID)
 		c.Add = append(c.Add, e)
 	}
 	if len(failed) == 0 {
 		return nil
 	}
-	q.mu.Lock()
-	p := q.last // even if it is detached: the session goes on
-	q.mu.Unlock()
-	if p == nil {
-		return errNoPolicy
-	}
-	release, ok := p.Lease()
-	if !ok {
-		return errNoPolicy
+	p, release, err := q.lease()
+	if err != nil {
+		return err
 	}
 	defer release()
 	q.notify(p, e, func() *message.Message { return e.Content }, failed, now, c)

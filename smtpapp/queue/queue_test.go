@@ -155,8 +155,8 @@ func (f *fixture) empty() {
 func policy(agents map[string]queue.Agent, retry ...time.Duration) *queue.Policy {
 	return &queue.Policy{
 		Agents: agents, Hostname: "mx.test", Postmaster: address("postmaster@mx.test"),
-		Schedule: queue.Schedule{Retry: retry},
-		Lease:    func() (func(), bool) { return func() {}, true },
+		Schedule: queue.Schedule{Retry: retry}, FreeSpace: -1,
+		Lease: func() (func(), bool) { return func() {}, true },
 		Route: func(_ context.Context, a mail.Address) []*mail.Recipient {
 			r := mail.NewRecipient(a)
 			r.Claim("dsn")
@@ -468,7 +468,7 @@ func TestDeadSiteDoesNotBlock(t *testing.T) {
 			dead++
 		}
 	}
-	if dead > 2 {
+	if dead > 5 { // what begins before it is known to be dead
 		t.Errorf("a dead site was tried %d times, want a probe", dead)
 	}
 }

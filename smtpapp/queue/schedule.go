@@ -2,6 +2,7 @@ package queue
 
 import (
 	"container/heap"
+	"slices"
 	"time"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
@@ -9,44 +10,64 @@ import (
 )
 
 // A ticket is what one attempt is for: recipients of one entry that share an
-// agent and a destination, and the time. While it runs, its attempt alone
-// touches it; else the schedule does.
+// agent and a destination, and whose time has come. While it runs, its attempt
+// alone touches it; else the schedule does.
 type ticket struct {
 	entry *Entry // without recipients and content, shared by all its tickets
 	rcpts []*Recipient
+	due   time.Time // the first of theirs
 	site  site
-	due   time.Time
+	bin   *bin // where its recipients wait in the store too, nil if nowhere
 
 	content *message.Message // of what has just been accepted, nil if it is in the store only
-	index   int              // in the heap, -1 when not there
-	running bool             // an attempt is being made
-	hasten  bool             // if it fails, the next is made at once
+	running bool             // an attempt is being made, or something else that nobody may disturb
+	gone    bool             // it was taken out of the schedule: its ready queue passes over it
+	hasten  map[int]bool     // recipients, by index: if it fails, the next is made at once
+	wishes  map[int]Mark     // for recipients when the attempt is over
 }
 
 // A site is where a ticket goes: its ready queue.
 type site struct{ agent, destination string }
 
-// A schedule is every ticket of a queue. It is guarded by Queue.mu.
+// A schedule is what is being tried and what comes next: the active set. It is
+// bounded; what waits is in the store, and of that, only what is known of each
+// bin is here. It is guarded by Queue.mu.
 type schedule struct {
-	waiting waiting // those whose time has not come, by time
-	paused  pauses  // sites that are left alone, by the end of that
-	sites   map[site]*destination
-	turn    []*destination       // those that have ready tickets and may have an attempt, in rotation
+	bins   map[int64]*bin
+	looks  looks  // bins to look at, by the time for that
+	toRead []*bin // those that have something due and room for it
+
+	paused pauses // sites that are left alone, by the end of that
+	sites  map[site]*destination
+	turn   []*destination // those that have ready tickets and may have an attempt, in rotation
+	probes []*destination // the same of those where nobody was there the last time
+
 	all     map[string][]*ticket // by entry id
+	count   int                  // recipients in all
 	running int
+	probing int
 	kept    int64 // octets of content in memory
+
+	timesKept time.Time // when overtime was looked for last
+
+	reads   int             // of the store that are under way
+	touched map[string]bool // entries that have changed since these began
+	pending map[string]bool // entries that are being committed or operated on
 }
 
 func newSchedule() schedule {
-	return schedule{sites: map[site]*destination{}, all: map[string][]*ticket{}}
+	return schedule{
+		bins: map[int64]*bin{}, sites: map[site]*destination{}, all: map[string][]*ticket{},
+		touched: map[string]bool{}, pending: map[string]bool{},
+	}
 }
 
-// tickets parts recipients of an entry by agent, destination and time. Without
-// a policy that has the agent, the destination is not known yet.
+// tickets parts recipients of an entry by agent and destination, and who is new
+// from who was tried.
 func tickets(e *Entry, rcpts []*Recipient, p *Policy) []*ticket {
 	type part struct {
 		site
-		due int64
+		tried bool
 	}
 	var ts []*ticket
 	parts := map[part]*ticket{}
@@ -54,13 +75,14 @@ func tickets(e *Entry, rcpts []*Recipient, p *Policy) []*ticket {
 		if r.Held {
 			continue
 		}
-		k := part{siteOf(e, r.Recipient, p), r.Due.UnixMicro()}
+		k := part{siteOf(e, r.Recipient, p), r.Attempts > 0}
 		t := parts[k]
 		if t == nil {
-			t = &ticket{entry: e, site: k.site, due: r.Due, index: -1}
+			t = &ticket{entry: e, site: k.site}
 			parts[k] = t
 			ts = append(ts, t)
 		}
+		t.due = earlier(t.due, r.Due)
 		t.rcpts = append(t.rcpts, r)
 	}
 	return ts
@@ -81,25 +103,89 @@ func siteOf(e *Entry, r *mail.Recipient, p *Policy) site {
 // once. What is over it is read from the store again.
 const maxKept = 32 << 20
 
-// add schedules the recipients of an entry, which may have content.
-func (s *schedule) add(e *Entry, p *Policy, now time.Time) {
-	bare := *e
-	bare.Recipients, bare.Content = nil, nil
-	for _, t := range tickets(&bare, e.Recipients, p) {
-		if e.Content != nil && !t.due.After(now) && s.awaits(t.site, p) {
-			s.keep(t, e.Content)
-		}
-		s.file(t)
-	}
+// share is how many recipients of one bin, or new ones of one site, may be in
+// the active set: the fewer, the fuller it is, so that one that has much leaves
+// room for all others.
+func (s *schedule) share(limit int) int {
+	return max((limit-s.count)/2, min(limit, 10))
 }
 
-// awaits reports whether an attempt at a site comes soon, as far as is known.
-func (s *schedule) awaits(k site, p *Policy) bool {
-	if p == nil || p.Agents[k.agent] == nil {
+// admits reports whether new mail for a site goes into the active set: there is
+// room, and an attempt will come soon. Else it waits in the store.
+func (s *schedule) admits(k site, p *Policy) bool {
+	if p == nil || p.Agents[k.agent] == nil || s.count >= p.Schedule.Active {
 		return false
 	}
 	d := s.sites[k]
-	return d == nil || d.failures == 0
+	return d == nil || d.failures == 0 && d.fresh < s.share(p.Schedule.Active)
+}
+
+// place decides, before they are committed, which recipients of a new entry
+// wait in the store.
+func (s *schedule) place(e *Entry, p *Policy, now time.Time) {
+	for _, r := range e.Recipients {
+		if k := siteOf(e, r.Recipient, p); r.Due.After(now) || !s.admits(k, p) {
+			r.stow(e, k, p)
+		}
+	}
+}
+
+// activate makes recipients of an entry, which may have content, ready. They
+// are from a bin, or from nowhere.
+func (s *schedule) activate(e *Entry, rcpts []*Recipient, b *bin, p *Policy, now time.Time) {
+	bare := *e
+	bare.Recipients, bare.Content = nil, nil
+	for _, t := range tickets(&bare, rcpts, p) {
+		t.bin = b
+		if e.Content != nil {
+			s.keep(t, e.Content)
+		}
+		d := s.enter(t)
+		k := 0
+		if b != nil || t.rcpts[0].Attempts > 0 {
+			k = 1
+		}
+		d.ready[k] = inOrder(d.ready[k], t)
+		s.list(d, p, now)
+	}
+}
+
+// enter adds a ticket to the active set.
+func (s *schedule) enter(t *ticket) *destination {
+	s.all[t.entry.ID] = append(s.all[t.entry.ID], t)
+	d := s.sites[t.site]
+	if d == nil {
+		d = newDestination(t.site)
+		s.sites[t.site] = d
+	}
+	s.weigh(t, len(t.rcpts))
+	return d
+}
+
+func (s *schedule) weigh(t *ticket, n int) {
+	s.count += n
+	if t.bin != nil {
+		t.bin.active += n
+	} else {
+		s.sites[t.site].fresh += n
+	}
+}
+
+// remove takes a ticket out of the active set.
+func (s *schedule) remove(t *ticket) {
+	s.weigh(t, -len(t.rcpts))
+	s.forget(t)
+	id := t.entry.ID
+	if s.reads > 0 {
+		s.touched[id] = true
+	}
+	list := s.all[id]
+	if i := slices.Index(list, t); i >= 0 {
+		list = slices.Delete(list, i, i+1)
+	}
+	if s.all[id] = list; len(list) == 0 {
+		delete(s.all, id)
+	}
 }
 
 func (s *schedule) keep(t *ticket, m *message.Message) {
@@ -117,94 +203,96 @@ func (s *schedule) forget(t *ticket) {
 	}
 }
 
-func (s *schedule) file(t *ticket) {
-	s.all[t.entry.ID] = append(s.all[t.entry.ID], t)
-	heap.Push(&s.waiting, t)
+// withdraw takes what is ready of an entry out of the active set, and returns
+// that and what attempts have.
+func (s *schedule) withdraw(id string) (taken, busy []*ticket) {
+	for _, t := range slices.Clone(s.all[id]) {
+		if t.running {
+			busy = append(busy, t)
+			continue
+		}
+		t.gone = true
+		s.remove(t)
+		taken = append(taken, t)
+	}
+	return taken, busy
 }
 
-// remove takes a ticket off the list of its entry.
-func (s *schedule) remove(t *ticket) {
-	id := t.entry.ID
-	list := s.all[id]
-	for i, o := range list {
-		if o == t {
-			list[i] = list[len(list)-1]
-			list[len(list)-1] = nil
-			list = list[:len(list)-1]
-			break
-		}
+// reopen ends the pause of a site.
+func (s *schedule) reopen(k site) {
+	d := s.sites[k]
+	if d == nil || d.pause < 0 {
+		return
 	}
-	if s.all[id] = list; len(list) == 0 {
-		delete(s.all, id)
-	}
+	d.until = time.Time{}
+	heap.Fix(&s.paused, d.pause)
+	s.considerSite(k)
 }
 
-// refile sorts what waits by the sites of a policy. What is being tried is left
-// alone, and what is known of sites that matter is kept.
-func (s *schedule) refile(p *Policy, now time.Time) {
-	old := s.sites
-	s.sites, s.turn, s.waiting = map[site]*destination{}, nil, s.waiting[:0]
-	for k, d := range old {
-		if d.running > 0 || d.until.After(now) {
-			d.ready, d.listed = nil, false
-			s.sites[k] = d
-		}
-	}
-	for id, list := range s.all {
-		var split []*ticket
-		for i, t := range list {
-			if t.running {
-				continue
-			}
-			s.forget(t)
-			parts := t.refile(p)
-			list[i] = parts[0]
-			split = append(split, parts[1:]...)
-			for _, n := range parts {
-				n.index = len(s.waiting)
-				s.waiting = append(s.waiting, n)
+// refile sorts the active set by the sites of a policy, and forgets which bins
+// are of which. What is being tried is left alone, and what is known of sites
+// that matter is kept. What has no agent any more leaves; it returns those that
+// are not in the store's bins yet.
+func (s *schedule) refile(p *Policy, now time.Time) (lost []*ticket) {
+	var idle []*ticket
+	for _, list := range s.all {
+		for _, t := range list {
+			if !t.running {
+				idle = append(idle, t)
 			}
 		}
-		if len(split) > 0 {
-			s.all[id] = append(list, split...)
+	}
+	for _, t := range idle {
+		s.remove(t)
+	}
+	s.turn, s.probes = nil, nil
+	for _, d := range s.sites {
+		d.ready, d.listed = [2][]*ticket{}, false
+		s.drop(d)
+	}
+	for _, t := range idle {
+		switch {
+		case p.Agents[t.site.agent] != nil:
+			s.activate(t.entry, t.rcpts, t.bin, p, now)
+		case t.bin != nil:
+			s.putAll(t.rcpts)
+		default:
+			t.running = true
+			s.enter(t)
+			lost = append(lost, t)
 		}
 	}
-	heap.Init(&s.waiting)
-}
-
-// refile returns the tickets that take the place of t: t itself, unless its
-// recipients go different ways now.
-func (t *ticket) refile(p *Policy) []*ticket {
-	k := siteOf(t.entry, t.rcpts[0].Recipient, p)
-	for _, r := range t.rcpts[1:] {
-		if siteOf(t.entry, r.Recipient, p) != k {
-			return tickets(t.entry, t.rcpts, p)
-		}
-	}
-	t.site = k
-	return []*ticket{t}
-}
-
-// ripen moves what is due to the ready queues, lists the sites whose pause is
-// over, and returns when there will be more of either.
-func (s *schedule) ripen(now time.Time, p *Policy) (next time.Time) {
-	for len(s.waiting) > 0 && !s.waiting[0].due.After(now) {
-		t := heap.Pop(&s.waiting).(*ticket)
-		d := s.sites[t.site]
-		if d == nil {
-			d = newDestination(t.site)
-			s.sites[t.site] = d
-		}
-		d.ready = append(d.ready, t)
+	for _, d := range s.sites {
 		s.list(d, p, now)
 	}
+	for _, b := range s.bins {
+		b.known = false
+		s.consider(b)
+	}
+	return lost
+}
+
+// ripen lists what may be tried or read now, and returns when to look again.
+func (s *schedule) ripen(now time.Time, p *Policy) (next time.Time) {
 	for len(s.paused) > 0 && !s.paused[0].until.After(now) {
 		d := heap.Pop(&s.paused).(*destination)
 		s.list(d, p, now)
+		s.considerSite(d.site)
 		s.drop(d)
 	}
-	if len(s.waiting) > 0 {
-		next = s.waiting[0].due
+	for len(s.looks) > 0 && !s.looks[0].look.After(now) {
+		b := heap.Pop(&s.looks).(*bin)
+		if s.wants(b, p, now) > 0 {
+			b.listed = true
+			s.toRead = append(s.toRead, b)
+			continue
+		}
+		// What ends its wait has it looked at; this is for what is not foreseen.
+		b.look = now.Add(time.Minute)
+		heap.Push(&s.looks, b)
+	}
+	if len(s.looks) > 0 {
+		next = s.looks[0].look
 	}
 	if len(s.paused) > 0 {
 		next = earlier(next, s.paused[0].until)
@@ -216,35 +304,62 @@ func (s *schedule) ripen(now time.Time, p *Policy) (next time.Time) {
 // listed by what ends that: an attempt that ends, a pause that is over, a
 // policy that has the agent. So nothing is looked at in vain.
 func (s *schedule) list(d *destination, p *Policy, now time.Time) {
-	if p == nil || d.listed || len(d.ready) == 0 || !d.open(&p.Schedule, now) {
+	if p == nil || d.listed || d.idle() || !d.open(&p.Schedule, now) {
 		return
 	}
 	if _, known := p.Agents[d.site.agent]; !known {
 		return
 	}
 	d.listed = true
-	s.turn = append(s.turn, d)
+	if d.failures > 0 {
+		s.probes = append(s.probes, d)
+	} else {
+		s.turn = append(s.turn, d)
+	}
 }
 
 // next takes a ticket that may be tried now: one of each site in turn, so that
-// none waits for another's backlog.
+// none waits for another's backlog. Probes of dead sites have a tenth of all
+// attempts for themselves and no more than a quarter, so that many of them do
+// not stand in the way.
 func (s *schedule) next(p *Policy, now time.Time) *ticket {
 	if s.running >= p.Schedule.Concurrency {
 		return nil
 	}
-	for len(s.turn) > 0 {
-		d := s.turn[0]
-		s.turn[0] = nil
-		s.turn = s.turn[1:]
+	if s.probing < max(1, p.Schedule.Concurrency/10) {
+		if t := s.take(&s.probes, p, now); t != nil {
+			return t
+		}
+	}
+	if t := s.take(&s.turn, p, now); t != nil {
+		return t
+	}
+	if s.probing >= p.Schedule.Concurrency/4 {
+		return nil
+	}
+	return s.take(&s.probes, p, now)
+}
+
+func (s *schedule) take(turn *[]*destination, p *Policy, now time.Time) *ticket {
+	for len(*turn) > 0 {
+		d := (*turn)[0]
+		(*turn)[0] = nil
+		*turn = (*turn)[1:]
 		d.listed = false
-		if len(d.ready) == 0 || !d.open(&p.Schedule, now) {
+		if !d.open(&p.Schedule, now) {
 			continue
 		}
-		t := d.ready[0]
-		d.ready[0] = nil
-		d.ready = d.ready[1:]
+		t := d.pop()
+		if t == nil {
+			s.drop(d)
+			continue
+		}
 		d.running++
 		s.running++
+		if d.failures > 0 {
+			d.probing++
+			s.probing++
+		}
 		t.running = true
 		s.list(d, p, now)
 		return t
@@ -252,96 +367,85 @@ func (s *schedule) next(p *Policy, now time.Time) *ticket {
 	return nil
 }
 
-// ended notes that an attempt is over and whether anybody was there. It returns
-// the tickets for which an attempt of their own can't be waited for.
-func (s *schedule) ended(t *ticket, unreachable bool, sc *Schedule, p *Policy, now time.Time) (overdue []*ticket) {
+// ended notes that an attempt is over and whether anybody was there. If nobody
+// was, what is ready for the site leaves the active set. It returns what is not
+// in the store's bins yet.
+func (s *schedule) ended(t *ticket, unreachable bool, sc *Schedule, p *Policy, began, now time.Time) (park []*ticket) {
 	d := s.sites[t.site]
-	d.running--
-	s.running--
+	s.leave(d)
 	s.finish(t)
-	if unreachable {
-		d.failed(sc, now)
-		if d.failures == 1 {
-			for _, o := range d.ready {
-				s.forget(o)
-			}
-		}
-		overdue = s.overdue(d, sc, now)
-	} else {
-		d.succeeded(sc)
+	switch {
+	case !unreachable:
+		d.succeeded(sc, now)
+	case !d.refused(now):
+		d.failed(sc, began, now)
+		park = s.empty(d)
 	}
 	switch {
 	case d.pause >= 0:
-		s.unpause(d)
-	case unreachable:
+		heap.Fix(&s.paused, d.pause)
+	case d.until.After(now):
 		heap.Push(&s.paused, d)
 	}
+	s.considerSite(d.site)
 	s.list(d, p, now)
 	s.drop(d)
-	return overdue
+	return park
+}
+
+// leave notes that a site has an attempt less.
+func (s *schedule) leave(d *destination) {
+	d.running--
+	s.running--
+	if d.probing > 0 {
+		d.probing--
+		s.probing--
+	}
+}
+
+// empty takes what is ready for a site out of the active set. What is in a bin
+// is read again when its time has come; what is not is returned, to be put there.
+func (s *schedule) empty(d *destination) (park []*ticket) {
+	for t := d.pop(); t != nil; t = d.pop() {
+		if t.bin == nil {
+			t.running = true
+			park = append(park, t)
+			continue
+		}
+		s.remove(t)
+		s.putAll(t.rcpts)
+	}
+	return park
+}
+
+// returned notes that no attempt was made after all.
+func (s *schedule) returned(t *ticket, p *Policy, now time.Time) {
+	d := s.sites[t.site]
+	s.leave(d)
+	s.finish(t)
+	s.considerSite(t.site)
+	s.list(d, p, now)
+	s.drop(d)
 }
 
 // finish forgets a ticket that was begun.
 func (s *schedule) finish(t *ticket) {
 	t.running = false
-	s.forget(t)
 	s.remove(t)
+	s.consider(t.bin)
 }
 
-// overdue begins what waits for a site that has just been found dead and whose
-// time is over, or whose sender is to be told: with one probe a minute, the
-// turn of each ticket in a long queue would come too late.
-func (s *schedule) overdue(d *destination, sc *Schedule, now time.Time) (ts []*ticket) {
-	rest := d.ready[:0]
-	for _, t := range d.ready {
-		if sc.speaks(t.entry, t.rcpts, now) {
-			t.running = true
-			ts = append(ts, t)
-		} else {
-			rest = append(rest, t)
+// drop forgets a site that nothing is known of, or whose mail has gone.
+func (s *schedule) drop(d *destination) {
+	if !d.idle() || d.running > 0 || d.pause >= 0 || d.fresh > 0 || s.sites[d.site] != d {
+		return
+	}
+	if d.failures > 0 {
+		for id := range binsOf(d.site) {
+			if s.bins[id] != nil {
+				return
+			}
 		}
 	}
-	clear(d.ready[len(rest):])
-	d.ready = rest
-	return ts
+	delete(s.sites, d.site)
 }
-
-// drop forgets a site that nothing is known of.
-func (s *schedule) drop(d *destination) {
-	if len(d.ready) == 0 && d.running == 0 && d.pause < 0 && s.sites[d.site] == d {
-		delete(s.sites, d.site)
-	}
-}
-
-// waiting is a heap of tickets by due time.
-type waiting []*ticket
-
-func (w waiting) Len() int           { return len(w) }
-func (w waiting) Less(i, j int) bool { return w[i].due.Before(w[j].due) }
-func (w waiting) Swap(i, j int) {
-	w[i], w[j] = w[j], w[i]
-	w[i].index, w[j].index = i, j
-}
-
-// Push is for container/heap.
-func (w *waiting) Push(x any) {
-	t := x.(*ticket)
-	t.index = len(*w)
-	*w = append(*w, t)
-}
-
-// Pop is for container/heap.
-func (w *waiting) Pop() any {
-	old := *w
-	t := old[len(old)-1]
-	old[len(old)-1] = nil
-	*w = old[:len(old)-1]
-	t.index = -1
-	return t
-}
-
-// fix moves a waiting ticket to its new time.
-func (s *schedule) fix(t *ticket) { heap.Fix(&s.waiting, t.index) }
-
-// unpause puts a site where its pause, which has changed, says.
-func (s *schedule) unpause(d *destination) { heap.Fix(&s.paused, d.pause) }

@@ -159,7 +159,7 @@ func TestFiveDays(t *testing.T) {
 		if len(s.reports()) != 1 || !strings.Contains(s.reports()[0], "Action: delayed") || !strings.Contains(s.reports()[0], "4.4.1") {
 			t.Fatalf("got %q, want one notice", s.reports())
 		}
-		pass(5*24*time.Hour - 9*time.Hour + 2*time.Minute)
+		pass(5*24*time.Hour - 9*time.Hour + 16*time.Minute) // the pause of a dead site is 15 at most
 		if len(s.reports()) != 2 || !strings.Contains(s.reports()[1], "Action: failed") || !strings.Contains(s.reports()[1], "5.4.7") {
 			t.Fatalf("got %q, want a notice and a failure", s.reports())
 		}
@@ -325,8 +325,9 @@ func TestClockWasWrong(t *testing.T) {
 		}
 		before := s.attempts()
 		s.restart(queue.Schedule{})
-		if s.attempts() != before+1 {
-			t.Errorf("%d attempts after the restart, want 1", s.attempts()-before)
+		pass(time.Minute)
+		if n := s.attempts() - before; n < 1 || n > 2 {
+			t.Errorf("%d attempts in the minute after the restart, want 1", n)
 		}
 	})
 }
@@ -344,7 +345,7 @@ func TestClockJumpsAhead(t *testing.T) {
 		s.does(func(*queue.Delivery, *mail.Recipient) queue.Status { return queue.Status{Action: queue.Delivered} })
 		s.open()
 		s.Attach(s.policy(queue.Schedule{}))
-		pass(time.Second)
+		pass(time.Minute)
 		if len(s.reports()) != 0 || s.size() != 0 {
 			t.Errorf("got %q", s.reports())
 		}

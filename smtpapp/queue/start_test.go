@@ -3,6 +3,7 @@ package queue_test
 import (
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -79,4 +80,45 @@ func acceptRate(q *fixture) float64 {
 	}
 	wg.Wait()
 	return 1000 / time.Since(began).Seconds()
+}
+
+// TestAcceptBesideDeferred: 100,000 deferred messages cost what comes after them
+// nothing to speak of. The two queues are measured in turn, as machines are busy.
+func TestAcceptBesideDeferred(t *testing.T) {
+	n, rounds := 2_000, 3
+	soak := os.Getenv("CADDY_SMTP_SOAK") != ""
+	if soak {
+		n, rounds = 100_000, 9
+	}
+	var queues [2]*fixture
+	for i := range queues {
+		queues[i] = open(t, t.TempDir())
+		a := newAgent(delivered)
+		a.told = make(chan string, 2000*rounds)
+		a.dest = func(r *mail.Recipient) string { return r.Address.Domain }
+		queues[i].Attach(policy(map[string]queue.Agent{"a": a}))
+	}
+	for i := range n / 100 {
+		id := queue.NewID()
+		var os []*message.Object
+		for j := range 100 {
+			o := object(t, content, fmt.Sprintf("x@dead%d.test a", (i*100+j)%10_000))
+			o.ID, o.Envelope.HoldUntil = id, time.Now().Add(4*time.Hour)
+			os = append(os, o)
+		}
+		queues[1].accept(os...)
+	}
+	var rates [2][]float64
+	for range rounds {
+		for i, q := range queues {
+			rates[i] = append(rates[i], acceptRate(q))
+		}
+	}
+	slices.Sort(rates[0])
+	slices.Sort(rates[1])
+	alone, beside := rates[0][rounds/2], rates[1][rounds/2]
+	t.Logf("%.0f accepted a second, and %.0f beside %d deferred", alone, beside, n)
+	if soak && beside < alone*0.8 { // 0.9 is the aim, and the rest noise
+		t.Error("that is too few")
+	}
 }

@@ -20,6 +20,9 @@ type Schedule struct {
 	// Concurrency is how many attempts run at once, and PerDestination how
 	// many of them to one destination.
 	Concurrency, PerDestination int
+	// Active is how many recipients are in memory. What is more waits in the
+	// store until there is room.
+	Active int
 }
 
 func (s Schedule) withDefaults() Schedule {
@@ -43,34 +46,54 @@ func (s Schedule) withDefaults() Schedule {
 	if s.PerDestination <= 0 {
 		s.PerDestination = 20
 	}
+	if s.Active <= 0 {
+		s.Active = 20_000
+	}
 	return s
 }
 
 // deadline is when delivery of an entry has been tried for long enough.
 func (s *Schedule) deadline(e *Entry) time.Time {
+	end := e.begins().Add(s.Expire)
 	if e.Envelope.From.IsNull() {
-		return e.Queued.Add(s.ExpireNull)
+		end = e.begins().Add(s.ExpireNull)
 	}
-	return e.Queued.Add(s.Expire)
+	if by := e.Envelope.DeliverBy; e.Envelope.DeliverByReturn && by.Before(end) {
+		return by
+	}
+	return end
+}
+
+// begins is when delivery may first be tried.
+func (e *Entry) begins() time.Time {
+	if h := e.Envelope.HoldUntil; h.After(e.Queued) {
+		return h
+	}
+	return e.Queued
 }
 
 // late reports whether the sender is to be told of a recipient that waits.
 func (s *Schedule) late(e *Entry, r *Recipient, now time.Time) bool {
-	return !r.Noticed && !e.Envelope.From.IsNull() && now.Sub(e.Queued) >= s.DelayNotice
+	return !r.Noticed && !e.Envelope.From.IsNull() && !now.Before(s.notice(e))
 }
 
-// speaks reports whether another failure would have any recipient's sender
-// told of it.
-func (s *Schedule) speaks(e *Entry, rcpts []*Recipient, now time.Time) bool {
-	if !now.Before(s.deadline(e)) {
-		return true
+// notice is when the sender is to be told of a delay. One who has said when he
+// wants to be told is told then, and only then.
+func (s *Schedule) notice(e *Entry) time.Time {
+	if by, ok := e.notifyBy(); ok {
+		return by
 	}
-	for _, r := range rcpts {
-		if s.late(e, r, now) {
-			return true
-		}
+	return e.begins().Add(s.DelayNotice)
+}
+
+// speaks returns when a recipient's sender is to be told if it is not delivered
+// to: of the delay, or of the end.
+func (s *Schedule) speaks(e *Entry, r *Recipient) time.Time {
+	end := s.deadline(e)
+	if notice := s.notice(e); !r.Noticed && !e.Envelope.From.IsNull() && notice.Before(end) {
+		return notice
 	}
-	return false
+	return end
 }
 
 // again returns when a recipient is tried next. spread is one draw of jitter
@@ -78,6 +101,9 @@ func (s *Schedule) speaks(e *Entry, rcpts []*Recipient, now time.Time) bool {
 func (s *Schedule) again(e *Entry, r *Recipient, now time.Time, spread float64) time.Time {
 	d := s.Retry[min(max(r.Attempts, 1), len(s.Retry))-1]
 	due := now.Add(d + time.Duration(spread*float64(d)))
+	if by := e.Envelope.DeliverBy; by.After(now) && due.After(by) { // not a moment later does the sender hear of it
+		due = by
+	}
 	if end := s.deadline(e); due.After(end) {
 		return end
 	}
@@ -90,15 +116,6 @@ func spread() float64 { return 0.4*rand.Float64() - 0.2 }
 
 // longest is the longest time between two attempts.
 func (s *Schedule) longest() time.Duration { return slices.Max(s.Retry) * 6 / 5 }
-
-// clamp bounds how far ahead a time in the store can be: a clock that was wrong
-// must not park mail for years. Who was told to hold it knows better
-// (RFC 4865).
-func clamp(e *Entry, r *Recipient, latest, now time.Time) {
-	if r.Due.After(latest) && r.Due.After(e.Envelope.HoldUntil) {
-		r.Due = now
-	}
-}
 
 // expired is the last word of a recipient whose time is over (RFC 3463,
 // section 3.5).

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"strings"
 	"time"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
@@ -49,7 +50,10 @@ type command struct {
 var commands = map[string]command{
 	"EHLO":     {in: betweenAny, other: true, run: (*Session).ehlo},
 	"HELO":     {in: betweenAny, other: true, run: (*Session).helo},
-	"LHLO":     {in: anywhere, run: says(500, "5.5.1", "this is SMTP, not LMTP: say EHLO")},
+	"LHLO":     {in: betweenAny, other: true, run: (*Session).lhlo},
+	"XCLIENT":  {in: inNew | inReady, other: true, run: (*Session).xclient},
+	"XFORWARD": {in: inNew | inReady, other: true, run: (*Session).xforward},
+	"ETRN":     {in: inReady, other: true, run: (*Session).etrn},
 	"STARTTLS": {in: inReady, other: true, run: (*Session).starttls},
 	"AUTH":     {in: inReady, other: true, run: (*Session).auth},
 	"MAIL":     {in: inReady, run: (*Session).mailCommand},
@@ -59,10 +63,9 @@ var commands = map[string]command{
 	"RSET":     {in: anywhere, bare: true, other: true, run: (*Session).rset},
 	"NOOP":     {in: anywhere, other: true, run: says(250, "2.0.0", "nothing done")},
 	"QUIT":     {in: anywhere, bare: true, run: quit},
-	// The same for everyone and everything (RFC 5321, section 7.3).
-	"VRFY": {in: betweenAny, other: true, run: says(252, "2.0.0", "send some mail, we'll try our best")},
-	"EXPN": {in: betweenAny, other: true, run: says(502, "5.5.1", "EXPN is not implemented")},
-	"HELP": {in: betweenAny, other: true, run: says(214, "2.0.0", "see RFC 5321")},
+	"VRFY":     {in: betweenAny, other: true, run: (*Session).vrfy},
+	"EXPN":     {in: betweenAny, other: true, run: (*Session).expn},
+	"HELP":     {in: betweenAny, other: true, run: (*Session).help},
 	// A web page that was made to post to us (cross-protocol scripting).
 	"GET":     {in: anywhere, run: http},
 	"POST":    {in: anywhere, run: http},
@@ -78,6 +81,22 @@ func says(code int, enh, text string) func(*Session, string) (string, *mail.Repl
 	return func(*Session, string) (string, *mail.Reply) { return "", r }
 }
 
+// etrn is ETRN (RFC 1985). Of the nodes that it can name, only a domain is one
+// here.
+func (s *Session) etrn(arg string) (string, *mail.Reply) {
+	if s.cfg.Flush == nil {
+		return "", errNoETRN
+	}
+	domain, err := mail.ParseDomain(arg)
+	if err != nil || strings.HasPrefix(domain, "[") {
+		return "", errNode
+	}
+	if r := s.cfg.Flush(domain); r != nil {
+		return "", r
+	}
+	return "", &mail.Reply{Code: 250, Enh: "2.0.0", Text: "queuing for " + domain + " started"}
+}
+
 func quit(s *Session, _ string) (string, *mail.Reply) {
 	return "", &mail.Reply{Code: 221, Enh: "2.0.0", Text: s.cfg.Hostname + " closing connection", Close: true}
 }
@@ -88,14 +107,18 @@ func http(*Session, string) (string, *mail.Reply) {
 
 // Replies to what is no command, or not at this moment.
 var (
-	errUnknown  = mail.Refuse(500, "5.5.1", "command not recognized")
-	errNoArg    = mail.Refuse(501, "5.5.4", "command takes no argument")
-	errHello    = mail.Refuse(503, "5.5.1", "EHLO first")
-	errNested   = mail.Refuse(503, "5.5.1", "a transaction is open")
-	errMail     = mail.Refuse(503, "5.5.1", "MAIL first")
-	errRcpt     = mail.Refuse(503, "5.5.1", "RCPT first")
-	errNobody   = mail.Refuse(554, "5.5.1", "no valid recipients")
-	errChunking = mail.Refuse(503, "5.5.1", "content has begun: BDAT or RSET")
+	errNoETRN    = mail.Refuse(502, "5.5.1", "ETRN is not offered")
+	errNode      = mail.Refuse(501, "5.5.4", "a domain is wanted")
+	errUnknown   = mail.Refuse(500, "5.5.1", "command not recognized")
+	errNoArg     = mail.Refuse(501, "5.5.4", "command takes no argument")
+	errHello     = mail.Refuse(503, "5.5.1", "EHLO first")
+	errNested    = mail.Refuse(503, "5.5.1", "a transaction is open")
+	errMail      = mail.Refuse(503, "5.5.1", "MAIL first")
+	errRcpt      = mail.Refuse(503, "5.5.1", "RCPT first")
+	errNobody    = mail.Refuse(554, "5.5.1", "no valid recipients")
+	errNotBinary = mail.Refuse(503, "5.5.1", "BODY=BINARYMIME wants BDAT, not DATA")
+	errHeaderNUL = mail.Refuse(550, "5.6.0", "header has a NUL octet")
+	errChunking  = mail.Refuse(503, "5.5.1", "content has begun: BDAT or RSET")
 )
 
 // Command does what a row of commands says.
@@ -120,7 +143,7 @@ func (s *Session) command(verb, arg string) (string, *mail.Reply) {
 		return "", errUnknown
 	}
 	if c.other {
-		if s.counts.nonMail++; over(s.counts.nonMail, s.cfg.Limits.NonMail) {
+		if s.counts.nonMail++; over(s.counts.nonMail, s.forgiven(s.cfg.Limits.NonMail)) {
 			return "", errManyOthers
 		}
 	}
@@ -146,14 +169,14 @@ func (s *Session) misplaced(verb string, st state) *mail.Reply {
 	if verb != "DATA" && verb != "BDAT" {
 		return errNested
 	}
-	if s.refused {
+	if s.refused && !s.cfg.LMTP { // RFC 2033, section 4.2: 503
 		return errNobody
 	}
 	return errRcpt
 }
 
-// Malformed hears from wire of lines that are no commands.
-func (d dialogue) Malformed(r *mail.Reply) *mail.Reply { return d.s.judged(r) }
+// Malformed hears from wire of lines that are no commands, nor responses.
+func (d dialogue) Malformed(r *mail.Reply) *mail.Reply { return d.s.abandon(r) }
 
 // judged counts errors for good among the replies. Some are answered late, and
 // too many are answered with the end of the session.
@@ -164,16 +187,26 @@ func (s *Session) judged(r *mail.Reply) *mail.Reply {
 	s.counts.errors++
 	switch {
 	case r.Close:
-	case over(s.counts.errors, s.cfg.Limits.HardErrors):
+	case over(s.counts.errors, s.forgiven(s.cfg.Limits.HardErrors)):
 		return errManyErrors
 	case over(s.counts.errors, s.cfg.Limits.SoftErrors):
-		s.pause(errorDelay)
+		s.Pause(s.cfg.Limits.ErrorDelay)
 	}
 	return r
 }
 
-// pause lets the client wait.
-func (s *Session) pause(d time.Duration) {
+// forgiven is a limit, or a tenth of it where there is little room left for
+// others.
+func (s *Session) forgiven(limit int) int {
+	if limit > 0 && s.cfg.Admission != nil && s.cfg.Admission.Crowded() {
+		return max(limit/10, 1)
+	}
+	return limit
+}
+
+// Pause lets the client wait for its next reply. Those that it has coming to it
+// are sent before. It ends early when the session has to.
+func (s *Session) Pause(d time.Duration) {
 	s.conn.Flush()
 	t := time.NewTimer(d)
 	defer t.Stop()

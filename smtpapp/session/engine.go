@@ -9,6 +9,8 @@ import (
 
 	"github.com/emersion/go-sasl"
 
+	"github.com/caddymail/caddy-smtp/smtpapp/dns"
+	"github.com/caddymail/caddy-smtp/smtpapp/login"
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/message"
 )
@@ -41,14 +43,25 @@ func (tx *Transaction) Expand(r *mail.Recipient, to ...mail.Address) {
 	tx.expansion = &expansion{r, to}
 }
 
+// dnsTime bounds the DNS look-ups of one message, whoever makes them, and those
+// of a stage before the first message.
+const dnsTime = 20 * time.Second
+
+// asking bounds the look-ups of a stage that belongs to no transaction.
+func asking(ctx context.Context) context.Context {
+	return dns.WithBudget(ctx, dns.NewBudget(dnsTime))
+}
+
 // stageConnect runs the handlers that come before the greeting.
 func (s *Session) stageConnect(ctx context.Context) error {
+	ctx = asking(ctx)
 	return s.each(ctx, StageConnect, &Point{Session: s}, func(h any) error {
 		return h.(ConnectHandler).HandleConnect(ctx, s)
 	})
 }
 
 func (s *Session) stageHello(ctx context.Context) error {
+	ctx = asking(ctx)
 	return s.each(ctx, StageHello, &Point{Session: s}, func(h any) error {
 		return h.(HelloHandler).HandleHello(ctx, s)
 	})
@@ -103,6 +116,7 @@ func (s *Session) mechanisms() []string {
 
 // authenticate begins an exchange with the first handler that has mech.
 func (s *Session) authenticate(ctx context.Context, mech string) (sasl.Server, error) {
+	ctx = login.WithClient(ctx, login.Client{Remote: addrPortOf(s.Remote), Local: addrPortOf(s.Local), TLS: s.TLS != nil, Mechanism: mech})
 	for _, h := range s.authHandlers(ctx) {
 		if slices.Contains(h.Mechanisms(s), mech) {
 			srv, err := h.Authenticate(ctx, s, mech)
@@ -117,8 +131,12 @@ func (s *Session) authenticate(ctx context.Context, mech string) (sasl.Server, e
 
 // stageMail opens a transaction unless a handler refuses the sender.
 func (s *Session) stageMail(ctx context.Context, env *mail.Envelope) error {
-	env.AuthUser = s.User
-	tx := &Transaction{ID: s.cfg.NewID(), Session: s, Envelope: env, Began: time.Now(), Results: slices.Clone(s.Results)}
+	env.AuthUser, env.Hello = s.User, s.Hello
+	if ip := s.RemoteIP(); ip.IsValid() {
+		env.ClientIP = ip.String()
+	}
+	tx := &Transaction{ID: s.cfg.NewID(), Session: s, Envelope: env, Began: time.Now(), Results: slices.Clone(s.Results), dns: dns.NewBudget(dnsTime), ends: new([]func(bool))}
+	ctx = dns.WithBudget(ctx, tx.dns)
 	err := s.each(ctx, StageMail, &Point{Session: s, Transaction: tx}, func(h any) error {
 		return h.(MailHandler).HandleMail(ctx, tx)
 	})
@@ -136,10 +154,14 @@ func (s *Session) reset() { s.tx, s.engine = nil, engine{} }
 
 // stageRcpt adds a recipient, or what it expands to, if a handler claims each.
 func (s *Session) stageRcpt(ctx context.Context, r *mail.Recipient) error {
+	ctx = dns.WithBudget(ctx, s.tx.dns)
 	if r.Address.Domain == "" {
 		r.Address = s.cfg.Postmaster
 	}
 	done, err := s.claim(ctx, r)
+	if err == nil {
+		err = s.unvouched(done)
+	}
 	if err == nil {
 		err = s.share(ctx, done)
 	}
@@ -147,11 +169,18 @@ func (s *Session) stageRcpt(ctx context.Context, r *mail.Recipient) error {
 		s.logRefusal(s.tx, r, err)
 		return err
 	}
+	made := make([]*mail.Recipient, 0, len(done))
 	for _, c := range done {
-		if same := s.tx.find(c.r); same == nil {
+		same := s.tx.find(c.r)
+		if same == nil {
+			same = c.r
 			s.tx.Envelope.Recipients = append(s.tx.Envelope.Recipients, c.r)
 			s.decided[c.r] = c.d
 		}
+		made = append(made, same)
+	}
+	if s.cfg.LMTP {
+		s.tx.commands = append(s.tx.commands, made)
 	}
 	return nil
 }
@@ -246,15 +275,16 @@ func (s *Session) verify(ctx context.Context, r *mail.Recipient) error {
 	return s.fault(r.Agent, StageRcpt, err)
 }
 
-// share sees to it that one reply to the content can speak for all recipients:
+// share sees to it that one reply to the content can speak for all recipients
+// (LMTP has a reply for each):
 // a stranger's recipient that message handlers may treat differently from the
 // first one has to wait for a transaction of its own. Our own users hear of
 // partial refusals by DSN instead.
 func (s *Session) share(ctx context.Context, cs []candidate) error {
-	if limit := s.cfg.Limits.Recipients; limit > 0 && len(s.tx.Envelope.Recipients)+len(cs) > max(limit, maxExpansions) {
+	if limit := s.cfg.Limits.Recipients; limit > 0 && len(s.tx.Envelope.Recipients)+len(cs) > limit+maxExpansions {
 		return errTooMany
 	}
-	if s.Trusted() {
+	if s.Trusted() || s.cfg.LMTP {
 		return nil
 	}
 	for i, c := range cs {
@@ -286,7 +316,12 @@ func (s *Session) logRefusal(tx *Transaction, r *mail.Recipient, err error) {
 // returns the reply to the content. It ends the transaction.
 func (s *Session) stageMessage(ctx context.Context, m *message.Message) *mail.Reply {
 	tx := s.tx
-	r := s.finish(ctx, tx, m)
+	accepted := false
+	defer func() { tx.end(accepted) }() // whatever happens
+	r := s.finish(dns.WithBudget(ctx, tx.dns), tx, m)
+	for o := r; o != nil; o = o.Next {
+		accepted = accepted || o.Code == 250
+	}
 	s.logMessage(tx, m, r)
 	if s.cfg.Observe != nil {
 		s.cfg.Observe.MessageEnded(tx, r)
@@ -297,9 +332,12 @@ func (s *Session) stageMessage(ctx context.Context, m *message.Message) *mail.Re
 
 func (s *Session) finish(ctx context.Context, tx *Transaction, m *message.Message) *mail.Reply {
 	if limit := s.cfg.Limits.Hops; limit > 0 && m.Header.Hops() > limit {
-		return mail.Refuse(554, "5.4.6", "mail loop: more than %d hops", limit)
+		return s.forEach(tx, mail.Refuse(554, "5.4.6", "mail loop: more than %d hops", limit))
 	}
 	s.forgeries(m.Header)
+	if reply := s.prioritize(tx, m); reply != nil {
+		return s.forEach(tx, reply)
+	}
 	groups, reply := s.runMessage(ctx, tx, m)
 	if reply != nil {
 		return reply
@@ -311,13 +349,13 @@ func (s *Session) finish(ctx context.Context, tx *Transaction, m *message.Messag
 		}
 	}
 	if len(objects) == 0 {
-		return &mail.Reply{Code: 250, Enh: "2.0.0", Text: "discarded as " + tx.ID}
+		return s.forEach(tx, &mail.Reply{Code: 250, Enh: "2.0.0", Text: "discarded as " + tx.ID})
 	}
 	id, err := s.cfg.Accept.Accept(ctx, objects)
 	if err != nil {
-		return mail.ReplyFor(s.fault("queue", StageMessage, err))
+		return s.forEach(tx, mail.ReplyFor(s.fault("queue", StageMessage, err)))
 	}
-	return &mail.Reply{Code: 250, Enh: "2.0.0", Text: "queued as " + id}
+	return s.forEach(tx, &mail.Reply{Code: 250, Enh: "2.0.0", Text: "queued as " + id})
 }
 
 // logMessage is the one line a transaction leaves.
@@ -330,9 +368,14 @@ func (s *Session) logMessage(tx *Transaction, m *message.Message, r *mail.Reply)
 	if r.Code != 250 {
 		what = "refused"
 	}
-	s.Log.LogAttrs(context.Background(), slog.LevelInfo, what,
+	log := s.Log
+	if s.forwarded != nil {
+		log = log.With("forwarded", s.forwarded)
+		s.forwarded = nil
+	}
+	log.LogAttrs(context.Background(), slog.LevelInfo, what,
 		slog.String("transaction", tx.ID), slog.String("from", tx.Envelope.From.String()),
 		slog.Any("to", to), slog.Int("recipients", len(tx.Envelope.Recipients)),
 		slog.Int64("size", m.Size()), slog.String("helo", s.Hello), slog.String("user", s.User),
-		slog.String("reply", r.Error()), slog.Duration("took", time.Since(tx.Began)))
+		slog.String("reply", allOf(r)), slog.Duration("took", time.Since(tx.Began)))
 }

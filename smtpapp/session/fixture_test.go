@@ -12,6 +12,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/emersion/go-sasl"
 
+	"github.com/caddymail/caddy-smtp/smtpapp/login"
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/message"
 	"github.com/caddymail/caddy-smtp/smtpapp/session"
@@ -29,7 +31,12 @@ import (
 // parts of addresses.
 type rules struct{}
 
-func (rules) HandleConnect(context.Context, *session.Session) error { return nil }
+func (rules) HandleConnect(_ context.Context, s *session.Session) error {
+	if s.RemoteIP() == netip.MustParseAddr("192.0.2.66") {
+		return mail.Refuse(550, "5.7.1", "not from there")
+	}
+	return nil
+}
 
 func (rules) HandleHello(_ context.Context, s *session.Session) error {
 	if s.Hello == "refused.example" {
@@ -38,22 +45,40 @@ func (rules) HandleHello(_ context.Context, s *session.Session) error {
 	return nil
 }
 
-func (rules) Mechanisms(*session.Session) []string { return []string{"PLAIN", "TWO"} }
+func (rules) Mechanisms(*session.Session) []string {
+	return []string{"PLAIN", "TWO", "NOBODY"}
+}
 
-func (rules) Authenticate(_ context.Context, s *session.Session, mech string) (sasl.Server, error) {
-	if mech == "TWO" {
+func (rules) NotOffered(_ *session.Session, mech string) *mail.Reply {
+	if mech == "WEAK" {
+		return mail.Refuse(534, "5.7.9", "too weak")
+	}
+	return nil
+}
+
+func (rules) Authenticate(ctx context.Context, s *session.Session, mech string) (sasl.Server, error) {
+	switch mech {
+	case "TWO":
 		return &twoSteps{s: s}, nil
+	case "NOBODY":
+		return sasl.NewAnonymousServer(func(string) error { s.Anonymous(); return nil }), nil
 	}
 	return sasl.NewPlainServer(func(_, user, password string) error {
+		if err := s.Claim(ctx, user); err != nil {
+			return err
+		}
 		switch {
 		case user == "broken":
 			return fmt.Errorf("the database is away")
 		case user == "panic":
 			panic("in a login")
 		case password != "secret":
+			if user == "alice" {
+				s.Mistaken(user)
+			}
 			return mail.Refuse(535, "5.7.8", "wrong")
 		}
-		s.Authenticated(user, mech)
+		s.Authenticated(&login.Identity{User: user}, mech)
 		return nil
 	}), nil
 }
@@ -66,9 +91,16 @@ type twoSteps struct {
 
 func (t *twoSteps) Next(response []byte) ([]byte, bool, error) {
 	if t.step++; t.step == 1 {
-		return []byte("who?"), false, nil
+		return []byte("who?"), false, t.s.Claim(context.Background(), "somebody")
 	}
-	t.s.Authenticated(string(response), "TWO")
+	if d, err := time.ParseDuration(string(response)); err == nil { // it takes as long to find out
+		time.Sleep(d)
+		return nil, false, mail.Refuse(535, "5.7.8", "wrong")
+	}
+	if string(response) == "wrong" {
+		return []byte("you are not"), false, mail.Refuse(535, "5.7.8", "wrong")
+	}
+	t.s.Authenticated(&login.Identity{User: string(response)}, "TWO")
 	return []byte("last word"), true, nil
 }
 
@@ -84,12 +116,21 @@ func (rules) HandleMail(_ context.Context, tx *session.Transaction) error {
 
 func (rules) HandleRcpt(_ context.Context, tx *session.Transaction, r *mail.Recipient) error {
 	switch {
-	case r.Address.Local == "unknown":
-		return mail.Refuse(550, "5.1.1", "no such mailbox")
+	case r.Address.Domain == "local.example" && (r.Address.Local == "unknown" || strings.ContainsAny(r.Address.Local, "%!@/|`")):
+		return mail.Refuse(550, "5.1.1", "no mailbox %s", r.Address)
 	case r.Address.Local == "later":
 		return mail.Refuse(451, "4.7.1", "try again later")
 	case r.Address.Domain != "" && r.Address.Domain != "local.example":
 		return mail.Refuse(550, "5.7.1", "relaying denied")
+	}
+	if a := r.Address.Local; !r.RRVS.IsZero() && (a == "old" || a == "new") { // the one since 2020, the other since 2025
+		if since := map[string]int{"old": 2020, "new": 2025}[a]; r.RRVS.Year() < since {
+			return mail.Refuse(550, "5.7.17", "the owner has changed")
+		}
+		r.RRVS = time.Time{}
+	}
+	if r.Address.Local == "away" {
+		r.Claim("relay")
 	}
 	r.Claim("test")
 	return nil
@@ -101,6 +142,21 @@ func (rules) HandleMessage(_ context.Context, tx *session.Transaction, m *messag
 		return mail.Refuse(554, "5.7.1", "content refused")
 	case "panic":
 		panic("in content")
+	}
+	return nil
+}
+
+// lists are two aliases.
+type lists struct{}
+
+func (lists) HandleRcpt(_ context.Context, tx *session.Transaction, r *mail.Recipient) error {
+	switch r.Address.Local {
+	case "list":
+		tx.Expand(r, mail.Address{Local: "one", Domain: "local.example"}, mail.Address{Local: "two", Domain: "local.example"})
+	case "faraway":
+		tx.Expand(r, mail.Address{Local: "away", Domain: "local.example"})
+	case "weit":
+		tx.Expand(r, mail.Address{Local: "fern\u00fc", Domain: "local.example"})
 	}
 	return nil
 }
@@ -118,16 +174,17 @@ type server struct {
 }
 
 type taken struct {
-	env  *mail.Envelope
-	body string
+	env      *mail.Envelope
+	body     string
+	received string
 }
 
 func newServer(t testing.TB) *server {
-	plan, err := session.Compile([]session.Route{{Handlers: []session.Handler{{Name: "rules", Module: rules{}}}}})
+	plan, err := session.Compile([]session.Route{{Handlers: []session.Handler{{Name: "lists", Module: lists{}}, {Name: "rules", Module: rules{}}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{t: t, closed: make(chan struct{}, 100)}
+	s := &server{t: t, closed: make(chan struct{}, 1<<16)}
 	if d, ok := t.(interface{ TempDir() string }); ok {
 		s.dir = d.TempDir()
 	}
@@ -136,8 +193,8 @@ func newServer(t testing.TB) *server {
 		Hostname: "mx.example", Plan: plan, TLS: serverTLS(t), PlaintextAuth: true,
 		Limits: session.Limits{
 			MessageSize: 1 << 20, Recipients: 1000, Messages: 100, Hops: 50, HeaderSize: 256 << 10,
-			HeaderFields: 1000, SoftErrors: 5, HardErrors: 10, NonMail: 100, FailedAuth: 3, Chunks: 10_000,
-			LineLength: 2048, AuthLineLength: 12_288,
+			HeaderFields: 1000, FieldSize: 64 << 10, ErrorDelay: time.Second, SoftErrors: 5, HardErrors: 10, NonMail: 100, FailedAuth: 3, Chunks: 10_000,
+			LineLength: 2048, AuthLineLength: 12_288, TextLine: 1 << 20,
 		},
 		NewID: func() string {
 			s.mu.Lock()
@@ -145,7 +202,8 @@ func newServer(t testing.TB) *server {
 			n++
 			return fmt.Sprintf("id%d", n)
 		},
-		Accept: s, Spool: s, Observe: s,
+		Accept: s, Spool: s, Observe: s, PassesOn: func(agent string) bool { return agent == "relay" },
+		Postmaster: mail.Address{Local: "postmaster", Domain: "local.example"},
 	}
 	return s
 }
@@ -162,11 +220,10 @@ func (s *server) Accept(_ context.Context, objects []*message.Object) (string, e
 		if err != nil {
 			return "", err
 		}
-		for o.Content.Header.Remove("Received") > 0 {
-			continue
-		}
+		received := o.Content.Header.Get("Received")
+		o.Content.Header.Remove("Received")
 		s.mu.Lock()
-		s.taken = append(s.taken, taken{o.Envelope, string(o.Content.Header.Bytes()) + string(b)})
+		s.taken = append(s.taken, taken{o.Envelope, string(o.Content.Header.Bytes()) + string(b), received})
 		s.mu.Unlock()
 	}
 	return objects[0].ID, nil
@@ -189,12 +246,17 @@ func (s *server) messages() []taken {
 // pipe begins a session over net.Pipe.
 func (s *server) pipe(ctx context.Context) (net.Conn, *session.Session) {
 	client, srv := net.Pipe()
-	sess := session.New(srv, s.cfg, false)
+	return client, s.begin(ctx, srv, false)
+}
+
+// begin begins a session on a connection.
+func (s *server) begin(ctx context.Context, conn net.Conn, implicit bool) *session.Session {
+	sess := session.New(conn, s.cfg, implicit)
 	go func() {
 		_ = sess.Serve(ctx)
 		s.closed <- struct{}{}
 	}()
-	return client, sess
+	return sess
 }
 
 func (s *server) serve(c net.Conn) {

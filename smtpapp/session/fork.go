@@ -20,7 +20,7 @@ type group struct {
 // runMessage takes the message through its handlers. A route that applies to
 // some recipients only parts them into groups. Either every recipient shares
 // the reply, or (for our own users) those of a group that was refused have it
-// noted, to hear of it by DSN.
+// noted, to hear of it by DSN. In LMTP each has a reply of its own.
 func (s *Session) runMessage(ctx context.Context, tx *Transaction, m *message.Message) ([]*group, *mail.Reply) {
 	work := []*group{{tx: tx, m: m, d: s.cfg.Plan.decisions()}}
 	var done []*group
@@ -36,7 +36,7 @@ func (s *Session) runMessage(ctx context.Context, tx *Transaction, m *message.Me
 			if first == nil {
 				first = r
 			}
-			if !s.Trusted() {
+			if !s.Trusted() && !s.cfg.LMTP {
 				return nil, r // nothing is queued yet: all share it
 			}
 			for _, rc := range g.tx.Envelope.Recipients {
@@ -46,6 +46,9 @@ func (s *Session) runMessage(ctx context.Context, tx *Transaction, m *message.Me
 			taken = true
 		}
 		done = append(done, g)
+	}
+	if s.cfg.LMTP {
+		return s.unrefused(tx, done), nil
 	}
 	if !taken || first != nil && first.Temporary() {
 		return nil, first // a fault that may pass: let the client keep it whole

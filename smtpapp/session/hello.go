@@ -3,12 +3,33 @@ package session
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 )
 
+var (
+	errNotLMTP = mail.Refuse(500, "5.5.1", "this is SMTP, not LMTP: say EHLO")
+	errNotSMTP = mail.Refuse(500, "5.5.1", "this is LMTP, not SMTP: say LHLO")
+)
+
 // ehlo is EHLO (RFC 5321, section 4.1.1.1).
 func (s *Session) ehlo(arg string) (string, *mail.Reply) {
+	if s.cfg.LMTP {
+		return "", errNotSMTP
+	}
+	return s.extended(arg)
+}
+
+// lhlo is LHLO, which is EHLO by another name (RFC 2033, section 4.1).
+func (s *Session) lhlo(arg string) (string, *mail.Reply) {
+	if !s.cfg.LMTP {
+		return "", errNotLMTP
+	}
+	return s.extended(arg)
+}
+
+func (s *Session) extended(arg string) (string, *mail.Reply) {
 	if r := s.hello(arg, true); r != nil {
 		return "", r
 	}
@@ -18,6 +39,9 @@ func (s *Session) ehlo(arg string) (string, *mail.Reply) {
 
 // helo is HELO: no extensions, and one line (RFC 5321, section 4.1.1.1).
 func (s *Session) helo(arg string) (string, *mail.Reply) {
+	if s.cfg.LMTP {
+		return "", errNotSMTP
+	}
 	if r := s.hello(arg, false); r != nil {
 		return "", r
 	}
@@ -29,9 +53,12 @@ func (s *Session) hello(name string, esmtp bool) *mail.Reply {
 	if !validHello(name) {
 		return mail.Refuse(501, "5.5.4", "a domain or an address literal is wanted")
 	}
+	if h := s.announced.helo; h != "" {
+		name = h
+	}
 	was, wasESMTP, results := s.Hello, s.ESMTP, s.Results
 	s.Hello, s.ESMTP = name, esmtp
-	if s.User == "" {
+	if s.Method == "" {
 		s.Results = s.Results[:s.base:s.base]
 	}
 	if err := s.stageHello(s.ctx); err != nil {
@@ -59,14 +86,24 @@ func (s *Session) extensions() []string {
 	} else {
 		ext = append(ext, "SIZE")
 	}
-	ext = append(ext, "8BITMIME", "ENHANCEDSTATUSCODES", "CHUNKING", "SMTPUTF8", "DSN")
+	ext = append(ext, "8BITMIME", "ENHANCEDSTATUSCODES", "CHUNKING", "BINARYMIME", "SMTPUTF8", "DSN")
 	if s.cfg.TLS != nil && s.TLS == nil {
 		ext = append(ext, "STARTTLS")
 	}
-	if s.authAllowed() && s.User == "" {
+	if s.authAllowed() && s.Method == "" {
 		if ms := s.mechanisms(); len(ms) > 0 {
 			ext = append(ext, "AUTH "+strings.Join(ms, " "))
 		}
+	}
+	if s.TLS != nil {
+		ext = append(ext, "REQUIRETLS") // RFC 8689, section 2
+	}
+	if d := s.cfg.FutureRelease; d > 0 && s.authAllowed() && (s.User != "" || len(s.mechanisms()) > 0) {
+		ext = append(ext, fmt.Sprintf("FUTURERELEASE %d %s", int(d.Seconds()), time.Now().Add(d).UTC().Format(time.RFC3339)))
+	}
+	ext = append(ext, s.offers()...)
+	if s.cfg.Flush != nil {
+		ext = append(ext, "ETRN")
 	}
 	limits := "LIMITS" // RFC 9422
 	if l.Messages > 0 {
@@ -77,6 +114,12 @@ func (s *Session) extensions() []string {
 	}
 	if limits != "LIMITS" {
 		ext = append(ext, limits)
+	}
+	if allowed(s.cfg.Proxies.XCLIENT, s.peer) {
+		ext = append(ext, xclientLine)
+	}
+	if allowed(s.cfg.Proxies.XFORWARD, s.peer) {
+		ext = append(ext, xforwardLine)
 	}
 	return ext
 }

@@ -38,6 +38,9 @@ func (s *Session) parseMail(arg string) (*mail.Envelope, *mail.Reply) {
 		}
 		return p(s, env, value, given)
 	})
+	if r == nil {
+		r = s.reconcile(env)
+	}
 	if r != nil || path == "" {
 		return env, r
 	}
@@ -190,9 +193,9 @@ var mailParams = map[string]func(s *Session, env *mail.Envelope, v string, given
 		env.Size = n
 		return nil
 	},
-	"BODY": func(_ *Session, env *mail.Envelope, v string, _ bool) *mail.Reply { // RFC 6152
+	"BODY": func(_ *Session, env *mail.Envelope, v string, _ bool) *mail.Reply { // RFC 6152, RFC 3030
 		switch b := mail.Body(strings.ToUpper(v)); b {
-		case mail.Body7Bit, mail.Body8Bit:
+		case mail.Body7Bit, mail.Body8Bit, mail.BodyBinary:
 			env.Body = b
 			return nil
 		}
@@ -214,11 +217,23 @@ var mailParams = map[string]func(s *Session, env *mail.Envelope, v string, given
 		env.ID, r = xtext(v, maxEnvID)
 		return r
 	},
-	"AUTH": (*Session).authParam,
+	"AUTH":        (*Session).authParam,
+	"MT-PRIORITY": (*Session).priorityParam,
+	"BY":          (*Session).deliverBy,
+	"HOLDFOR":     (*Session).holdFor,
+	"HOLDUNTIL":   (*Session).holdUntil,
+	"REQUIRETLS": func(s *Session, env *mail.Envelope, _ string, given bool) *mail.Reply { // RFC 8689, section 4.1
+		if s.TLS == nil {
+			return errNoParam
+		}
+		env.RequireTLS = true
+		return flag(given)
+	},
 }
 
-// authParam is MAIL's AUTH (RFC 4954, section 5). Who is not authenticated
-// cannot speak for another.
+// authParam is MAIL's AUTH (RFC 4954, section 5). A user is believed about
+// himself, and our own hosts about their users; of anyone else's word nobody is
+// known to have submitted the message.
 func (s *Session) authParam(env *mail.Envelope, v string, _ bool) *mail.Reply {
 	id, r := xtext(v, maxAUTH)
 	if r != nil {
@@ -229,7 +244,7 @@ func (s *Session) authParam(env *mail.Envelope, v string, _ bool) *mail.Reply {
 			return errParam
 		}
 	}
-	if s.User == "" {
+	if !s.fromTrusted() && (s.User == "" || id != s.User) {
 		id = "<>"
 	}
 	env.Auth = id
@@ -258,6 +273,7 @@ var rcptParams = map[string]func(s *Session, rc *mail.Recipient, v string, given
 		rc.Original, r = orcpt(v, s.tx.Envelope.UTF8)
 		return r
 	},
+	"RRVS": (*Session).validSince,
 }
 
 func notify(v string) (mail.Notify, bool) {

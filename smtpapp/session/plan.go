@@ -30,7 +30,8 @@ type Handler struct {
 }
 
 // A Plan says for each stage which handlers take part, in the order of the
-// configuration, and on which routes that depends.
+// configuration but for those that seal the content, and on which routes that
+// depends.
 type Plan struct {
 	steps  [stages][]step
 	routes int // ids given out
@@ -80,6 +81,7 @@ func Compile(routes []Route) (*Plan, error) {
 	c := &compiler{plan: new(Plan)}
 	root := &route{id: -1}
 	c.list(routes, root)
+	slices.SortStableFunc(c.plan.steps[StageMessage], func(a, b step) int { return int(sealOf(a.handler)) - int(sealOf(b.handler)) })
 	return c.plan, errors.Join(c.errs...)
 }
 
@@ -202,6 +204,13 @@ func (c *compiler) claims(h Handler, rt *route) {
 func onlyAnnotates(h any) bool {
 	a, ok := h.(Annotator)
 	return ok && a.OnlyAnnotates()
+}
+
+func sealOf(h any) Seal {
+	if s, ok := h.(Sealer); ok {
+		return s.Seals()
+	}
+	return Unsealed
 }
 
 // implemented tells which stage interfaces h has.

@@ -398,10 +398,12 @@ func TestFaultsAreOurs(t *testing.T) {
 
 func TestAuthenticationResults(t *testing.T) {
 	s, q := newTest(t, false, line(nil, h("spf", resultOf{})), line(nil, h("deliver", claims{"a", true})))
-	forged := "Authentication-Results: mx.example.test; spf=pass\r\nAuthentication-Results: other.test; spf=pass\r\n"
+	s.cfg.AuthservID = "mail.example.test"
+	forged := "Authentication-Results: mx.example.test; spf=pass\r\nAuthentication-Results: other.test; spf=pass\r\n" +
+		"AUTHENTICATION-Results : (x) \"MAIL.example\\.test\"\r\n\t1; spf=pass\r\n"
 	send(t, s, forged+hello, "x@a.test")
 	got := q.objects[0].Content.Header.Values("Authentication-Results")
-	want := []string{`mx.example.test; spf=fail reason="a \"b\" c" smtp.mailfrom="x;y"`, "other.test; spf=pass"}
+	want := []string{`mail.example.test; spf=fail (x\(\)) reason="a \"b\" c" smtp.mailfrom="x;y"`, "other.test; spf=pass"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -411,9 +413,45 @@ type resultOf struct{}
 
 func (resultOf) HandleMail(_ context.Context, tx *Transaction) error {
 	tx.Results = append(tx.Results,
-		Result{Method: "spf", Value: "fail", Reason: "a \"b\"\nc", Props: []Property{{"smtp", "mailfrom", "x;y"}}},
+		Result{Method: "spf", Value: "fail", Comment: "x()", Reason: "a \"b\"\nc", Props: []Property{{Type: "smtp", Name: "mailfrom", Value: "x;y"}}},
 		Result{Method: "score", Value: "3", Private: true})
 	return nil
+}
+
+// TestOnEnd: a handler hears once for each fork whether the message was taken,
+// even if a later handler refuses it.
+func TestOnEnd(t *testing.T) {
+	var ends []bool
+	hears := onMessage(func(tx *Transaction, _ *message.Message) error {
+		tx.OnEnd(func(accepted bool) { ends = append(ends, accepted) })
+		return nil
+	})
+	picky := onMessage(func(_ *Transaction, m *message.Message) error {
+		switch m.Header.Get("Subject") {
+		case "no":
+			return mail.Refuse(550, "5.7.1", "no")
+		case "panic":
+			panic("in a handler")
+		}
+		return nil
+	})
+	for subject, want := range map[string][]bool{"hello": {true}, "no": {false}, "panic": {false}} {
+		ends = nil
+		s, _ := newTest(t, true, line(nil, h("hears", hears)), line(nil, h("picky", picky)), line(nil, h("deliver", claims{"a", true})))
+		func() {
+			defer func() { _ = recover() }()
+			send(t, s, "Subject: "+subject+"\r\n\r\n", "x@a.test", "y@b.test")
+		}()
+		if !slices.Equal(ends, want) {
+			t.Errorf("%s: %v, want %v", subject, ends, want)
+		}
+	}
+	ends = nil
+	s, _ := newTest(t, true, line(nil, h("deliver", claims{"a", true})), line(domain("a.test"), h("note", note(func(*message.Message) {}))), line(nil, h("hears", hears)))
+	if send(t, s, hello, "x@a.test", "y@b.test"); !slices.Equal(ends, []bool{true, true}) {
+		t.Errorf("forked: %v", ends)
+	}
+	new(Transaction).end(true) // as in a handler's own tests
 }
 
 // TestNeedlessExtensions: what a client declares because it is offered does not

@@ -20,20 +20,31 @@ import (
 type protocol struct {
 	ctx      context.Context // of Serve; go-smtp hands none through
 	implicit bool            // TLS comes before the greeting
+	leave    func()          // gives the room back that Admission gave
 	base     int             // how many Results the connection itself has
 	counts   counts
 
 	// What a command has established and go-smtp is about to ask for.
 	sender    *mail.Envelope
 	recipient *mail.Recipient
+	exchange  *exchange                   // of AUTH, while it is open
+	attempt   func(Outcome) time.Duration // of the exchange, once the client has claimed to be somebody
+	mistaken  string                      // whom it has failed to be
+
+	announced announcement // by XCLIENT
+	forwarded forward      // by XFORWARD
 
 	refused  bool // a recipient of the transaction was
+	lowered  bool // its priority was
 	chunking bool // its content has begun to come by BDAT
 	chunks   int
 }
 
 // counts are what Limits bound.
-type counts struct{ errors, nonMail, messages, logins, ended int }
+type counts struct {
+	errors, nonMail, messages, logins, ended int
+	recipients                               int // of the transaction, as RCPT named them
+}
 
 var (
 	errPanic       = &mail.Reply{Code: 421, Enh: "4.3.0", Text: "local error in processing", Close: true}
@@ -44,15 +55,12 @@ var (
 	errManyChunks  = &mail.Reply{Code: 421, Enh: "4.7.0", Text: "too many chunks", Close: true}
 )
 
-// errorDelay is how late errors are answered once there were some.
-const errorDelay = time.Second
-
 // New returns the session of a client that has just connected. Implicit TLS
 // begins before the greeting.
 func New(conn net.Conn, cfg *Config, implicitTLS bool) *Session {
 	s := &Session{
 		Remote: conn.RemoteAddr(), Local: conn.LocalAddr(), Began: time.Now(),
-		cfg: cfg, Log: cfg.Log,
+		cfg: cfg, peer: conn.RemoteAddr(), Log: cfg.Log,
 	}
 	if s.ID = rand.Text()[:12]; cfg.NewID != nil {
 		s.ID = cfg.NewID()
@@ -61,13 +69,20 @@ func New(conn net.Conn, cfg *Config, implicitTLS bool) *Session {
 		s.Log = slog.New(slog.DiscardHandler)
 	}
 	s.Log = s.Log.With("session", s.ID, "remote", conn.RemoteAddr().String())
-	s.implicit = implicitTLS
+	s.implicit, s.leave = implicitTLS, func() {}
 	s.conn = wire.New(conn, wire.Config{
 		Handler: dialogue{s}, Timeouts: cfg.Timeouts, Log: s.Log,
 		LineLength: cfg.Limits.LineLength, AuthLineLength: cfg.Limits.AuthLineLength,
-		MessageSize: cfg.Limits.MessageSize,
+		MessageSize: cfg.Limits.MessageSize, TextLine: cfg.Limits.TextLine, Strict: cfg.StrictNewlines, BareLF: cfg.BareLF, Hurry: hurry(cfg.Admission),
 	})
 	return s
+}
+
+func hurry(a Admission) func() bool {
+	if a == nil {
+		return nil
+	}
+	return a.Crowded
 }
 
 // Drain has the client sent away between two transactions: see wire.Conn.
@@ -82,6 +97,7 @@ func (s *Session) Serve(ctx context.Context) (err error) {
 		if v := recover(); v != nil { // in what TLS asks the configuration
 			s.Log.Error("panic in a session", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 		}
+		s.settle(Outcome{})
 		if e := s.conn.Close(); err == nil {
 			err = e
 		}
@@ -90,7 +106,14 @@ func (s *Session) Serve(ctx context.Context) (err error) {
 		}
 	}()
 	s.ctx = ctx
-	if s.implicit {
+	no := s.enter()
+	defer func() { s.leave() }()
+	switch {
+	case no != nil: // in clear even if TLS comes first: to begin that would cost too much
+		s.conn.Greet(no)
+		_ = s.conn.Await()
+		return no
+	case s.implicit:
 		if s.TLS, err = s.conn.Handshake(ctx, s.cfg.TLS); err != nil {
 			return err
 		}
@@ -105,32 +128,53 @@ func (s *Session) Serve(ctx context.Context) (err error) {
 			return err
 		}
 		s.forget()
-		s.TLS = st
+		s.TLS = s.ownTLS(st)
 	}
 }
 
-// greet sends the greeting, or the refusal of a handler (RFC 5321, section
-// 3.1: 554, and 421 for now).
-func (s *Session) greet() {
-	r := s.guarded(func() *mail.Reply {
-		if err := s.stageConnect(s.ctx); err != nil {
-			return mail.ReplyFor(err)
-		}
-		return nil
-	})
-	s.base = len(s.Results)
-	if r == nil {
-		s.conn.Greet(&mail.Reply{Code: 220, Text: s.cfg.Hostname + " ESMTP ready"})
-		return
+// enter asks for room for the client, in exchange for what it had under another
+// address.
+func (s *Session) enter() *mail.Reply {
+	if no := s.admit(); no != nil {
+		return no
 	}
-	no := *r
-	if no.Close = true; r.Permanent() {
+	if s.cfg.Admission == nil {
+		return nil
+	}
+	s.leave()
+	s.leave = func() {}
+	leave, no := s.cfg.Admission.Enter(s.RemoteIP())
+	if no != nil {
+		s.Log.Debug("refused", "reply", no.Error()) // a flood would fill the log with it
+		return no
+	}
+	s.leave = leave
+	return nil
+}
+
+// greet sends the greeting, or the refusal of a handler.
+func (s *Session) greet() { s.conn.Greet(s.guarded(s.welcome)) }
+
+// welcome is the greeting, unless a handler refuses the client (RFC 5321,
+// section 3.1: 554, and 421 for now).
+func (s *Session) welcome() *mail.Reply {
+	err := s.stageConnect(s.ctx)
+	s.base = len(s.Results)
+	if err == nil {
+		protocol := " ESMTP ready"
+		if s.cfg.LMTP {
+			protocol = " LMTP ready"
+		}
+		return &mail.Reply{Code: 220, Text: s.cfg.Hostname + protocol}
+	}
+	no := *mail.ReplyFor(err)
+	if no.Close = true; no.Permanent() {
 		no.Code = 554
 	} else {
 		no.Code = 421
 	}
 	s.Log.Info("refused", "reply", no.Error())
-	s.conn.Greet(&no)
+	return &no
 }
 
 // dispatch lets go-smtp serve the connection for a transaction or a login. A
@@ -158,7 +202,8 @@ func (l libraryLog) Println(v ...any) { l.log.Warn("go-smtp", "error", fmt.Sprin
 // section 4.2).
 func (s *Session) forget() {
 	s.reset()
-	s.Hello, s.ESMTP, s.User, s.Method = "", false, "", ""
+	s.Hello, s.ESMTP = "", false
+	s.unauthenticated()
 	s.Results = s.Results[:s.base:s.base]
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"github.com/emersion/go-sasl"
 
+	"github.com/caddymail/caddy-smtp/smtpapp/login"
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/message"
 )
@@ -69,8 +70,25 @@ type (
 	}
 )
 
+// An AuthExplainer is an AuthHandler that may have a better reply to a mechanism
+// that it does not offer than 504, such as 534 to one that is too weak; nil for
+// none.
+type AuthExplainer interface {
+	NotOffered(s *Session, mechanism string) *mail.Reply
+}
+
 // Authenticated records the identity that a SASL exchange established.
-func (s *Session) Authenticated(user, mechanism string) { s.User, s.Method = user, mechanism }
+func (s *Session) Authenticated(id *login.Identity, mechanism string) {
+	s.User, s.Method, s.Identity = id.User, mechanism, id
+}
+
+// Anonymous records that the client has logged in as nobody (RFC 4505). It is no
+// user of ours by that: it has no name, and nothing that is for those who have
+// one is for it.
+func (s *Session) Anonymous() { s.User, s.Method, s.Identity = "", "ANONYMOUS", nil }
+
+// unauthenticated takes back what an exchange that failed may have recorded.
+func (s *Session) unauthenticated() { s.User, s.Method, s.Identity = "", "", nil }
 
 // What a handler may say about itself, for the plan.
 type (
@@ -85,12 +103,28 @@ type (
 	// treats differently can share a transaction.
 	Annotator interface{ OnlyAnnotates() bool }
 
+	// A Sealer is a message handler that seals the content as it then is: it
+	// runs after all that do not, wherever it stands in the configuration, and
+	// after those of a lower Seal.
+	Sealer interface{ Seals() Seal }
+
 	// A Claimer claims recipients for the agents it names. All says that it
 	// claims every recipient that its route lets through.
 	Claimer interface {
 		Agents() []string
 		ClaimsAll() bool
 	}
+)
+
+// A Seal is what a message handler seals the content with. Later ones cover
+// earlier ones.
+type Seal uint8
+
+// The seals, in order.
+const (
+	Unsealed  Seal = iota // nothing: a handler as any other
+	Signature             // DKIM-Signature (RFC 6376, section 5)
+	ARCSeal               // ARC-Seal, over the results and signatures so far (RFC 8617, section 5.1)
 )
 
 // A Matcher says whether a route applies.

@@ -2,6 +2,8 @@ package session_test
 
 import (
 	"context"
+	"encoding/base64"
+	"io"
 	"math/rand/v2"
 	"net"
 	"strings"
@@ -43,7 +45,28 @@ func after(t testing.TB, began time.Time, least, most time.Duration) {
 	}
 }
 
-// TestTimeouts is LIMITS case 51: silence at each phase.
+// TestFailuresTakeAsLong is promise P30: the time until a login has failed does
+// not tell what was compared.
+func TestFailuresTakeAsLong(t *testing.T) {
+	for took, want := range map[string]time.Duration{
+		"0s": time.Second + 500*time.Millisecond, "3ms": time.Second + 500*time.Millisecond,
+		"490ms": time.Second + 500*time.Millisecond, "510ms": 2 * time.Second,
+	} {
+		inBubble(t, func(c *client, _ *server, _ *session.Session, _ func()) {
+			c.begin()
+			c.send("AUTH TWO")
+			c.expect("334")
+			began := time.Now()
+			c.send(base64.StdEncoding.EncodeToString([]byte(took)))
+			c.expect("535 5.7.8")
+			if d := time.Since(began); d != want {
+				t.Errorf("%s: %s, want %s", took, d, want)
+			}
+		})
+	}
+}
+
+// TestTimeouts is case 51: silence at each phase.
 func TestTimeouts(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -118,9 +141,13 @@ func TestTrickle(t *testing.T) {
 			c.send("")
 			var wg sync.WaitGroup
 			defer func() { c.Close(); wg.Wait() }()
+			said := strings.Repeat("x", tt.octets)
+			if tt.octets > 2 {
+				said = said[2:] + "\r\n"
+			}
 			wg.Go(func() {
 				for {
-					if _, err := c.Write([]byte(strings.Repeat("x", tt.octets))); err != nil {
+					if _, err := io.WriteString(c, said); err != nil {
 						return
 					}
 					time.Sleep(time.Second)

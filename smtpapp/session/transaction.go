@@ -16,6 +16,11 @@ func (s *Session) mailCommand(arg string) (string, *mail.Reply) {
 	if over(s.counts.messages+1, s.cfg.Limits.Messages) {
 		return "", errManyMessage
 	}
+	if a := s.cfg.Admission; a != nil {
+		if no := a.Message(s.RemoteIP()); no != nil {
+			return "", no
+		}
+	}
 	env, r := s.parseMail(arg)
 	if r != nil {
 		return "", r
@@ -31,7 +36,11 @@ func (s *Session) mailStage() *mail.Reply {
 		return s.judgedStranger(mail.ReplyFor(err))
 	}
 	s.counts.messages++
+	s.counts.recipients = 0
 	s.refused, s.chunking, s.chunks = false, false, 0
+	if s.lowered {
+		return lowered(env)
+	}
 	return &mail.Reply{Code: 250, Enh: "2.1.0", Text: "sender " + env.From.Path() + " ok"}
 }
 
@@ -42,7 +51,7 @@ func (s *Session) rcptCommand(arg string) (string, *mail.Reply) {
 		s.refused = true
 		return "", r
 	}
-	if over(len(s.tx.Envelope.Recipients)+1, s.cfg.Limits.Recipients) {
+	if over(s.counts.recipients+1, s.cfg.Limits.Recipients) {
 		return "", errTooMany // RFC 5321, section 4.5.3.1.10
 	}
 	s.recipient = rc
@@ -56,6 +65,7 @@ func (s *Session) rcptStage() *mail.Reply {
 		s.refused = true
 		return s.judgedStranger(mail.ReplyFor(err))
 	}
+	s.counts.recipients++
 	return &mail.Reply{Code: 250, Enh: "2.1.5", Text: "recipient " + rc.Given.Path() + " ok"}
 }
 
@@ -70,7 +80,12 @@ func (s *Session) judgedStranger(r *mail.Reply) *mail.Reply {
 
 // data is DATA (RFC 5321, section 4.1.1.4). The 354 is given when the session
 // begins to read.
-func (s *Session) data(string) (string, *mail.Reply) { return "DATA", nil }
+func (s *Session) data(string) (string, *mail.Reply) {
+	if s.tx.Envelope.Body == mail.BodyBinary { // RFC 3030, section 3
+		return "", errNotBinary
+	}
+	return "DATA", nil
+}
 
 // bdat is BDAT (RFC 3030, section 2), whose argument wire has read. For
 // go-smtp all chunks are one DATA.
@@ -79,6 +94,7 @@ func (s *Session) bdat(string) (string, *mail.Reply) {
 		return "", errManyChunks
 	}
 	s.chunking = true
+	s.conn.Binary(s.tx.Envelope.Body == mail.BodyBinary)
 	return "DATA", nil
 }
 
@@ -118,16 +134,18 @@ func (s *Session) receive() *mail.Reply {
 	}()
 	l := &s.cfg.Limits
 	m, err := message.Receive(s.conn.Content(), message.Limits{
-		Size: l.MessageSize, HeaderSize: l.HeaderSize, HeaderFields: l.HeaderFields, FieldSize: maxField,
+		Size: l.MessageSize, HeaderSize: l.HeaderSize, HeaderFields: l.HeaderFields, FieldSize: l.FieldSize,
 	}, s.cfg.Spool)
-	if err != nil {
-		return s.notReceived(tx, err)
+	if err == nil && tx.Envelope.Body == mail.BodyBinary && m.Header.HasNUL() { // of other content, wire lets none through
+		err = errors.Join(errHeaderNUL, m.Body().Discard())
 	}
-	defer func() {
-		if err := m.Body().Discard(); err != nil {
-			s.Log.Error("discarding spooled content", "error", err)
+	if err != nil {
+		if r := s.notReceived(tx, err); r != nil {
+			return s.forEach(tx, r)
 		}
-	}()
+		return nil
+	}
+	defer s.discard(m.Body()) // whatever a handler puts in its place
 	r := s.stageMessage(s.ctx, m)
 	if r.Code/100 == 2 {
 		s.counts.errors, s.counts.nonMail = 0, 0
@@ -135,8 +153,29 @@ func (s *Session) receive() *mail.Reply {
 	return r
 }
 
-// maxField bounds one header field, in octets.
-const maxField = 64 << 10
+func (s *Session) discard(b *message.Body) {
+	if err := b.Discard(); err != nil {
+		s.Log.Error("discarding spooled content", "error", err)
+	}
+}
+
+// Replace puts content that is read from r in the place of a message, as a
+// handler of the message stage may: where it is big it is spooled, as what came
+// from the client was. r is trusted to be within limits.
+func (tx *Transaction) Replace(m *message.Message, r io.Reader) error {
+	s := tx.Session
+	var sp message.Spool
+	if s.cfg != nil { // nil in a handler's own tests
+		sp = s.cfg.Spool
+	}
+	by, err := message.Receive(r, message.Limits{}, sp)
+	if err != nil {
+		return err
+	}
+	m.Replace(by)
+	tx.OnEnd(func(bool) { s.discard(by.Body()) })
+	return nil
+}
 
 // notReceived is the reply to content that could not be read to its end.
 func (s *Session) notReceived(tx *Transaction, err error) *mail.Reply {

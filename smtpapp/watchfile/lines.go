@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
 // Lines calls fn for each logical line of b, with the number of its first: a
 // line that begins with white space continues the one before it. Empty lines
-// and those that begin with "#" are left out.
+// and those that begin with "#" are left out. Control characters other than TAB
+// are an error.
 func Lines(b []byte, fn func(n int, line string) error) error {
 	if !utf8.Valid(b) {
 		return errors.New("not UTF-8")
@@ -32,6 +34,8 @@ func Lines(b []byte, fn func(n int, line string) error) error {
 		text := strings.TrimSpace(line)
 		switch {
 		case text == "" || text[0] == '#':
+		case strings.ContainsFunc(text, isControl): // a CR alone would be part of a key
+			return fmt.Errorf("line %d: has a control character", n)
 		case line[0] == ' ' || line[0] == '\t':
 			if cur == "" {
 				return fmt.Errorf("line %d: continues nothing", n)
@@ -46,3 +50,5 @@ func Lines(b []byte, fn func(n int, line string) error) error {
 	}
 	return flush()
 }
+
+func isControl(r rune) bool { return unicode.IsControl(r) && r != '\t' }

@@ -140,7 +140,7 @@ func TestLines(t *testing.T) {
 	if s := strings.Join(got, "|"); s != "2a: b c d|7e" {
 		t.Error(s)
 	}
-	for in, want := range map[string]string{" a": "line 1: continues nothing", "x\nstop\ny": "line 2: stopped", "\xff": "not UTF-8"} {
+	for in, want := range map[string]string{" a": "line 1: continues nothing", "x\nstop\ny": "line 2: stopped", "\xff": "not UTF-8", "a\n# \r\nb\rc": "line 3: has a control character"} {
 		if err := Lines([]byte(in), collect); err == nil || err.Error() != want {
 			t.Error(err)
 		}

@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -26,7 +27,10 @@ type Conn struct {
 	turn    turn
 	tls     *tls.Config // STARTTLS was answered with 220
 	secure  bool
+	binary  bool  // content that comes by BDAT is
 	broken  error // why nothing more can be read
+
+	certificate *x509.Certificate // that TLS has shown
 
 	mu    sync.Mutex
 	nc    net.Conn // changed under mu by its goroutine
@@ -156,7 +160,8 @@ func (c *Conn) Handshake(ctx context.Context, cfg *tls.Config) (*tls.ConnectionS
 	if err := c.arm(time.Time{}, false); err != nil {
 		return nil, err
 	}
-	tc := tls.Server(c.nc, cfg)
+	under := &under{Conn: c.nc}
+	tc := tls.Server(under, cfg)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		c.broken = fmt.Errorf("TLS handshake: %w", err)
 		c.out.final = true
@@ -166,6 +171,7 @@ func (c *Conn) Handshake(ctx context.Context, cfg *tls.Config) (*tls.ConnectionS
 	c.nc = tc
 	c.mu.Unlock()
 	c.secure = true
+	c.certificate = under.leaf(cfg)
 	st := tc.ConnectionState()
 	return &st, nil
 }

@@ -42,9 +42,13 @@ type content struct {
 // The session reads it in the place of the one the dispatcher has for it.
 func (c *Conn) Content() io.Reader { return &c.content }
 
+// Binary says whether the octets of content that comes by BDAT mean themselves,
+// line ends and all (RFC 3030, section 3). It is said before the first chunk.
+func (c *Conn) Binary(yes bool) { c.binary = yes }
+
 func (ct *content) start(kind contentKind) {
 	*ct = content{c: ct.c, kind: kind, began: time.Now(),
-		dec: decoder{dots: kind == byData, strict: ct.c.cfg.Strict}}
+		dec: decoder{dots: kind == byData, strict: ct.c.cfg.Strict, most: ct.c.cfg.TextLine, raw: kind == byChunks && ct.c.binary}}
 }
 
 // Read reads decoded content. When it has failed, as much of what the client
@@ -140,6 +144,9 @@ func (ct *content) take(n int) {
 // may not take too long, and it may not trickle.
 func (ct *content) deadline(now time.Time) time.Time {
 	t := ct.c.cfg.Timeouts
+	if h := ct.c.cfg.Hurry; h != nil && h() {
+		t.Block = min(t.Block, hurried)
+	}
 	wait := min(t.Block, t.Content-now.Sub(ct.began),
 		rateGrace+time.Duration(ct.came/int64(t.MinRate))*time.Second-ct.spent)
 	return now.Add(wait)
@@ -214,6 +221,9 @@ func (ct *content) end(r *mail.Reply) *mail.Reply {
 	case r == nil:
 		r = errFault
 	}
+	if ct.kind == byChunks && !ct.last {
+		r = alone(r) // in LMTP only the last chunk is answered for each recipient
+	}
 	if errors.Is(ct.err, io.EOF) || ct.kind == byData && !ct.asked || r.Close {
 		return r
 	}
@@ -223,10 +233,30 @@ func (ct *content) end(r *mail.Reply) *mail.Reply {
 	return r
 }
 
+// closing returns r with the end of the session behind it.
 func closing(r *mail.Reply) *mail.Reply {
 	c := *r
-	c.Close = true
+	if c.Next != nil {
+		c.Next = closing(c.Next)
+	} else {
+		c.Close = true
+	}
 	return &c
+}
+
+// alone returns r without the replies that follow it, but with the end of the
+// session if that follows them.
+func alone(r *mail.Reply) *mail.Reply {
+	last := r
+	for last.Next != nil {
+		last = last.Next
+	}
+	if last == r {
+		return r
+	}
+	one := *r
+	one.Next, one.Close = nil, last.Close
+	return &one
 }
 
 // bdat is BDAT (RFC 3030, section 2). Its octets follow whatever is thought of

@@ -11,6 +11,7 @@ var (
 	errBareLF  = &mail.Reply{Code: 550, Enh: "5.5.2", Text: "content has a line that does not end in CRLF", Close: true}
 	errBareCR  = &mail.Reply{Code: 550, Enh: "5.5.2", Text: "content has a CR without LF", Close: true}
 	errLoneDot = &mail.Reply{Code: 550, Enh: "5.5.2", Text: "content has a dot between bare line feeds", Close: true}
+	errTooLong = &mail.Reply{Code: 554, Enh: "5.6.0", Text: "content has a line that is too long"}
 	errNUL     = &mail.Reply{Code: 550, Enh: "5.6.0", Text: "content has a NUL octet"}
 )
 
@@ -22,6 +23,9 @@ var (
 type decoder struct {
 	dots   bool // sent by DATA: dots are stuffed, and one alone is the end
 	strict bool // a bare LF is refused
+	raw    bool // octets mean themselves (RFC 3030, section 3)
+	most   int  // octets of a line, with its end; 0 for any number
+	length int  // of the line so far
 	state  state
 	owedLF bool        // there was no room for it behind its CR
 	ended  bool        // the end was seen
@@ -46,6 +50,10 @@ const (
 // each it used; it stops at the end of either, and at the end of the content.
 // What it writes once a rule is broken means nothing.
 func (d *decoder) decode(dst, src []byte) (w, r int) {
+	if d.raw {
+		n := copy(dst, src)
+		return n, n
+	}
 	for w < len(dst) {
 		if d.owedLF {
 			dst[w], d.owedLF = '\n', false
@@ -58,12 +66,24 @@ func (d *decoder) decode(dst, src []byte) (w, r int) {
 		if d.state == inLine || d.state == lineStart && (src[r] != '.' || !d.dots) {
 			n, m := d.run(dst[w:], src[r:])
 			w, r = w+n, r+m
+			d.count(m)
 			continue
 		}
 		w += d.step(dst[w:], src[r])
 		r++
+		d.count(1)
 	}
 	return w, r
+}
+
+// count counts the octets of a line.
+func (d *decoder) count(n int) {
+	if d.length += n; d.most > 0 && d.length > d.most {
+		d.broke(errTooLong)
+	}
+	if d.state == lineStart || d.state == lfStart {
+		d.length = 0
+	}
 }
 
 // run decodes the rest of a line, or as much as there is of it and room for.
@@ -186,6 +206,9 @@ func (d *decoder) crlf(dst []byte) int {
 func (d *decoder) finish() (missing []byte) {
 	s := d.state
 	d.ended, d.state = true, afterFinal
+	if d.raw {
+		return nil
+	}
 	switch s {
 	case sawCR, lfDotCR, sawDotCR:
 		d.broke(errBareCR)

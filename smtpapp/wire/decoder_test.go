@@ -65,6 +65,36 @@ func TestStrictDecoder(t *testing.T) {
 	}
 }
 
+// TestLongLine: lines are as long as they may be, and no longer, whatever is at
+// their end or start.
+func TestLongLine(t *testing.T) {
+	for in, bad := range map[string]bool{
+		"12345678\r\n": false, "123456789\r\n": true, "123456789\n": false, "1234567890\n": true,
+		"a\n12345678\r\nb\r\n12345678\r\n": false, "..234567\r\n": false, "..2345678\r\n": true,
+		"12345678901": true, "\n\n\n\n\n\n\n\n\n\n\n\n": false, "\r\n\r\n\r\n\r\n\r\n\r\n\r\n": false,
+	} {
+		for piece := 1; piece <= len(in)+5; piece++ {
+			d := decoder{dots: true, most: 10}
+			decodeAll(&d, []byte(in+"\r\n.\r\n"), piece, 3)
+			if !d.ended || d.bad != nil != bad || bad && d.bad != errTooLong {
+				t.Fatalf("%q by %d: %v", in, piece, d.bad)
+			}
+		}
+	}
+}
+
+// TestBinaryDecoder: nothing is taken for an end, and nothing is mended.
+func TestBinaryDecoder(t *testing.T) {
+	const in = "\r\n.\r\n\x00a\n.\nb\r\r\n"
+	for piece := 1; piece <= len(in); piece++ {
+		d := decoder{raw: true, strict: true}
+		out, used := decodeAll(&d, []byte(in), piece, 3)
+		if string(out) != in || used != len(in) || d.bad != nil || d.finish() != nil {
+			t.Fatalf("by %d: %q, %d, %v", piece, out, used, d.bad)
+		}
+	}
+}
+
 // reference is the decoder as one would write it for whole content: slowly.
 func reference(in []byte, dots bool) (out []byte, used int, ended, framing, nul bool) {
 	afterCRLF := true

@@ -3,6 +3,8 @@ package wire
 import (
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 )
@@ -21,11 +23,15 @@ type output struct {
 	err       error
 }
 
-// add appends a reply, of which nothing can break its lines.
+// add appends a reply, and those that follow it.
 func (o *output) add(r *mail.Reply) {
-	if o.final {
-		return
+	for ; r != nil && !o.final; r = r.Next {
+		o.one(r)
 	}
+}
+
+// one appends a reply, of which nothing can break its lines.
+func (o *output) one(r *mail.Reply) {
 	o.final = r.Close || r.Code == 421
 	o.permanent = o.final && r.Permanent()
 	code := r.Code
@@ -55,11 +61,13 @@ func replyLines(r *mail.Reply, code int) []string {
 	room := maxReplyLine - len("250 \r\n") - len(enh)
 	var lines []string
 	for t := range strings.SplitSeq(r.Text, "\n") {
-		t = printable(strings.TrimSuffix(t, "\r"))
+		t = printable(strings.TrimSuffix(t, "\r"), r.UTF8)
 		for code != 334 && len(t) > room {
 			cut := strings.LastIndexByte(t[:room], ' ') + 1
 			if cut == 0 {
-				cut = room
+				for cut = room; !utf8.RuneStart(t[cut]); {
+					cut--
+				}
 			}
 			lines = append(lines, enh+t[:cut])
 			t = t[cut:]
@@ -70,10 +78,10 @@ func replyLines(r *mail.Reply, code int) []string {
 }
 
 // printable puts a question mark in the place of what a reply cannot have:
-// controls, and anything but ASCII, which not every client has asked for.
-func printable(s string) string {
+// controls, and anything but ASCII where the client has not asked for it.
+func printable(s string, wide bool) string {
 	clean := func(r rune) rune {
-		if r < ' ' && r != '\t' || r >= 0x7f {
+		if r < ' ' && r != '\t' || r >= 0x7f && (!wide || !unicode.IsPrint(r)) {
 			return '?'
 		}
 		return r

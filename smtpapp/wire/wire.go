@@ -57,7 +57,13 @@ type Config struct {
 	LineLength     int   // octets of a command line with its CRLF
 	AuthLineLength int   // octets of AUTH and of the lines that follow a 334
 	MessageSize    int64 // octets of content
+	TextLine       int   // octets of a line of content with its end; 0 for any number
 	Strict         bool  // refuse content with any bare LF
+	BareLF         bool  // take commands that end in one
+
+	// Hurry, if not nil, says whether there is little room left for others. A
+	// client may then be silent for 10 s only, where Timeouts give it longer.
+	Hurry func() bool
 }
 
 // Timeouts bound how long a client may take. Zero is the default. The library
@@ -89,6 +95,9 @@ const (
 	cutGrace   = time.Second // for a last reply when the time is up
 	lingerTime = time.Second // for the client to read it
 	lingerSize = 256 << 10
+
+	hurried    = 10 * time.Second // that a client may take in a hurry
+	hurryCheck = 10 * time.Second // how often one that is silent is looked at
 
 	// idleAfter is when the dispatcher is sent away: its buffers and its
 	// goroutine are most of what an idle client would cost, and much of what a

@@ -157,3 +157,23 @@ func TestDovecotStores(t *testing.T) {
 		got(t, d.box("known"), "while it was down")
 	})
 }
+
+// TestDovecotLogins: users are Dovecot's, asked over its socket for clients.
+func TestDovecotLogins(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := newDovecot(t, h.addr("lmtp"))
+	d.start()
+	d.proc.serves(t, "unix", d.dir+"/auth")
+	h.serve(boxes+sourced("asks", "dovecot unix/"+d.dir+"/auth"), "asks")
+	right := attempt{"Known@Example.test", "secret", 235, "known@example.test//"}
+	h.attempts("asks", right,
+		attempt{"known@example.test", "wrong", 535, ""},
+		attempt{"unknown@example.test", "secret", 535, ""},
+		attempt{"other@example.test", "secret", 235, "other@example.test//"},
+	)
+	d.proc.stop()
+	h.attempts("asks", attempt{"known@example.test", "secret", 454, ""})
+	d.start()
+	h.attempts("asks", right)
+}

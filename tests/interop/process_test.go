@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -197,6 +198,21 @@ func run(t testing.TB, stdin, name string, args ...string) string {
 		t.Fatalf("%s ended with %d:\n%s", name, r.code, last(r.out, 60))
 	}
 	return r.out
+}
+
+// nodeModules is where .ci/install puts npm packages, of which name is one.
+func nodeModules(t testing.TB, name string) string {
+	t.Helper()
+	need(t, "node")
+	dir := os.Getenv("CADDY_SMTP_NPM")
+	if dir == "" {
+		dir = "/opt/caddy-smtp-npm"
+	}
+	dir = filepath.Join(dir, "node_modules")
+	if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+		missing(t, name+" is not installed")
+	}
+	return dir
 }
 
 func last(s string, lines int) string {

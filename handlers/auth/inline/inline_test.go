@@ -9,24 +9,30 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddymail/caddy-smtp/smtpapp/login"
 )
 
 const bcryptHash = "$2a$04$nXtTyqKxN/yeLmcuWVU5jODeSkqHIRJcUGJbzQsNyLXNNyjkYHPZe"
 
-func TestPasswordHashes(t *testing.T) {
+func TestAccount(t *testing.T) {
 	t.Setenv("INLINE_HASH", bcryptHash)
 	s := &Source{Users: map[string]string{"Alice": bcryptHash, "bob": "{env.INLINE_HASH}"}}
 	if err := s.Provision(caddy.Context{}); err != nil {
 		t.Fatal(err)
 	}
 	for user, want := range map[string]string{"alice": bcryptHash, "bob": bcryptHash, "carol": ""} {
-		h, known, err := s.PasswordHashes(context.Background(), user)
-		if h[0] != want || known != (want != "") || err != nil {
-			t.Errorf("%s: %q %v %v", user, h, known, err)
+		a, err := s.Account(context.Background(), user)
+		if err != nil || (a != nil) != (want != "") || a != nil && (len(a.Secrets) != 1 || a.Secrets[0].Hash != want) {
+			t.Errorf("%s: %+v %v", user, a, err)
 		}
 	}
-	if s.SampleHash() != bcryptHash {
+	if h, err := login.ParseHash(s.SampleHash()); err != nil || h.Algorithm != "bcrypt" {
 		t.Error(s.SampleHash())
+	}
+	s = &Source{Users: map[string]string{"alice": "{PLAIN}pencil", "bob": "{BLF-CRYPT}{env.INLINE_HASH} {PLAIN.b64}eA=="}}
+	if err := s.Provision(caddy.Context{}); err != nil || s.Forms()&login.Plain == 0 || s.users["alice"].Secrets[0].Plain != "pencil" {
+		t.Error(err, s.Forms())
 	}
 	for user, hash := range map[string]string{"a b": bcryptHash, "a": "secret", "b": "{env.INLINE_NONE}", "": bcryptHash} {
 		err := (&Source{Users: map[string]string{user: hash}}).Provision(caddy.Context{})
@@ -39,6 +45,7 @@ func TestPasswordHashes(t *testing.T) {
 func TestCaddyfile(t *testing.T) {
 	for in, want := range map[string]string{
 		"inline {\nalice " + bcryptHash + "\n}": `{"users":{"alice":"` + bcryptHash + `"}}`,
+		"inline {\na b c\n}":                    `{"users":{"a":"b c"}}`,
 		"inline":                                "no users, at Testfile:1",
 		"inline alice":                          "wrong argument count or unexpected line ending after 'alice', at Testfile:1",
 		"inline {\nalice\n}":                    "wrong argument count or unexpected line ending after 'alice', at Testfile:2",

@@ -15,6 +15,7 @@ import (
 	"github.com/caddymail/caddy-smtp/smtpapp/env"
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/nexthop"
+	"github.com/caddymail/caddy-smtp/smtpapp/plainlog"
 	"github.com/caddymail/caddy-smtp/smtpapp/queue"
 )
 
@@ -45,6 +46,11 @@ type Agent struct {
 	// refuses later are returned to senders, who may be forged.
 	NoVerify bool `json:"no_verify,omitempty"`
 
+	// NoConvert returns messages that the store cannot take as they are. By
+	// default they are converted, part by part, for a store without 8BITMIME,
+	// BINARYMIME or SMTPUTF8 (RFC 6152, section 3).
+	NoConvert bool `json:"no_convert,omitempty"`
+
 	host    nexthop.Host
 	sender  *nexthop.Sender
 	answers nexthop.Answers
@@ -71,12 +77,13 @@ func (a *Agent) Provision(ctx caddy.Context) error {
 	if a.IdleTimeout == 0 {
 		a.IdleTimeout = caddy.Duration(5 * time.Second)
 	}
-	log := ctx.Slogger()
+	log := plainlog.New(ctx.Slogger())
 	a.sender = &nexthop.Sender{
 		Client:   client.Options{LMTP: true, Hello: a.Hello, Logger: log},
 		Resolver: e.Resolver, TLS: nexthop.TLS{Mode: nexthop.TLSOff},
 		Pool: nexthop.NewPool(nexthop.PoolOptions{Idle: time.Duration(a.IdleTimeout), Max: 20, Uses: 100}),
 		Log:  log, Done: queue.Delivered, Own: true,
+		NoConvert: a.NoConvert,
 	}
 	return nil
 }
@@ -148,6 +155,7 @@ func (a *Agent) Cleanup() error {
 //		hello <name>
 //		idle_timeout <duration>
 //		verify on|off
+//		convert on|off
 //	}
 func (a *Agent) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
@@ -157,13 +165,14 @@ func (a *Agent) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if _, err := parse(a.Address); err != nil && !strings.Contains(a.Address, "{") {
 		return d.WrapErr(err)
 	}
-	verify := true
+	verify, convert := true, true
 	err := caddyopt.Block(d, caddyopt.Table{
 		"hello":        caddyopt.String(&a.Hello),
 		"idle_timeout": caddyopt.Duration(&a.IdleTimeout),
 		"verify":       caddyopt.OnOff(&verify),
+		"convert":      caddyopt.OnOff(&convert),
 	})
-	a.NoVerify = !verify
+	a.NoVerify, a.NoConvert = !verify, !convert
 	return err
 }
 

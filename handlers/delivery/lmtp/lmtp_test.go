@@ -211,6 +211,7 @@ func TestCaddyfile(t *testing.T) {
 		"lmtp {env.STORE}":                                        `{"address":"{env.STORE}"}`,
 		"lmtp store.test:24 {\nhello us.test\nidle_timeout 1s\n}": `{"address":"store.test:24","hello":"us.test","idle_timeout":1000000000}`,
 		"lmtp store.test:24 {\nverify off\n}":                     `{"address":"store.test:24","no_verify":true}`,
+		"lmtp store.test:24 {\nconvert off\n}":                    `{"address":"store.test:24","no_convert":true}`,
 		"lmtp store.test:24 {\nverify on\n}":                      `{"address":"store.test:24"}`,
 		"lmtp store.test:24 {\nverify perhaps\n}":                 "'perhaps' is neither on nor off",
 		"lmtp":                         "wrong argument count",

@@ -1,6 +1,7 @@
 package maildir
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
@@ -12,20 +13,65 @@ import (
 	"syscall"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
+	"github.com/caddymail/caddy-smtp/smtpapp/mda"
 	"github.com/caddymail/caddy-smtp/smtpapp/queue"
 )
 
 // A mailbox is an open Maildir.
 type mailbox struct {
-	root *os.Root
-	mode fs.FileMode
+	root  *os.Root // where messages go, which may be a folder
+	top   *os.Root
+	store *mda.Store
+	quota *quota // nil for no bounds
+}
+
+// shut closes its directories.
+func (m *mailbox) shut() {
+	if m.root != m.top {
+		mda.Shut(m.root)
+	}
+	mda.Shut(m.top)
+}
+
+// mailbox opens the Maildir at rel, and the folder of a tag. What is missing of
+// it is made.
+func (a *Agent) mailbox(rel, tag string) (*mailbox, error) {
+	top, err := a.store.Open(rel)
+	if err != nil {
+		return nil, err
+	}
+	m := &mailbox{root: top, top: top, store: &a.store, quota: a.quota}
+	if err = a.complete(top); err == nil {
+		if name := a.folderFor(tag); name != "" {
+			var folder *os.Root
+			if folder, err = a.openFolder(top, name); folder != nil {
+				m.root = folder
+				err = a.complete(folder)
+			}
+		}
+	}
+	if err != nil {
+		m.shut()
+		return nil, err
+	}
+	return m, nil
+}
+
+// complete makes what a Maildir lacks.
+func (a *Agent) complete(root *os.Root) error {
+	for _, name := range []string{"tmp", "new", "cur"} {
+		if err := a.store.Mkdir(root, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // An item is a message for one mailbox.
 type item struct {
 	name     string // in new
 	repeated bool   // it may have been delivered before
-	content  content
+	content  mda.Content
 }
 
 // fileName names a message in a mailbox. It is the same at every attempt, for
@@ -39,16 +85,19 @@ func fileName(d *queue.Delivery, to mail.Address, host string) string {
 
 // put delivers. What it returns nil for is on disk, under its name in new or
 // wherever a reader has moved it to.
-func (m *mailbox) put(it *item) error {
+func (m *mailbox) put(ctx context.Context, it *item) error {
 	if it.repeated {
 		if dir, err := m.find(it.name); err != nil {
 			return err
 		} else if dir != "" {
-			return syncDir(m.root, dir) // who delivered it may not have come that far
+			return mda.SyncDir(m.root, dir) // who delivered it may not have come that far
 		}
 		m.sweep(it.name)
 	}
-	tmp, err := m.write(it)
+	tmp, size, err := m.write(ctx, it)
+	if err == nil && m.quota != nil {
+		err = m.quota.admit(m.top, size)
+	}
 	if err == nil {
 		err = m.publish(tmp, "new/"+it.name)
 	}
@@ -58,7 +107,10 @@ func (m *mailbox) put(it *item) error {
 	if err != nil {
 		return err
 	}
-	return syncDir(m.root, "new")
+	if m.quota != nil {
+		m.quota.add(m.top, size)
+	}
+	return mda.SyncDir(m.root, "new")
 }
 
 // find returns the directory that has a message of that name, "" for none.
@@ -69,7 +121,7 @@ func (m *mailbox) find(name string) (dir string, err error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	err = m.names("cur", func(n string) {
+	err = names(m.root, "cur", func(n string) {
 		if unique(n) == unique(name) {
 			dir = "cur"
 		}
@@ -86,7 +138,7 @@ func unique(name string) string {
 
 // sweep removes what attempts that broke off have left.
 func (m *mailbox) sweep(name string) {
-	_ = m.names("tmp", func(n string) {
+	_ = names(m.root, "tmp", func(n string) {
 		if strings.HasPrefix(n, name+".") {
 			_ = m.root.Remove("tmp/" + n)
 		}
@@ -94,8 +146,8 @@ func (m *mailbox) sweep(name string) {
 }
 
 // names calls visit with the names in a directory, however many there are.
-func (m *mailbox) names(dir string, visit func(name string)) error {
-	f, err := m.root.Open(dir)
+func names(root *os.Root, dir string, visit func(name string)) error {
+	f, err := root.Open(dir)
 	if err != nil {
 		return err
 	}
@@ -116,25 +168,32 @@ func (m *mailbox) names(dir string, visit func(name string)) error {
 
 // write writes the message to a file of its own in tmp. The name it returns is
 // to be removed, error or not.
-func (m *mailbox) write(it *item) (tmp string, err error) {
+func (m *mailbox) write(ctx context.Context, it *item) (tmp string, size int64, err error) {
 	tmp = "tmp/" + it.name + "." + rand.Text()[:8]
 	f, err := m.root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
 	defer f.Close()
-	if m.mode != 0o600 { // whatever the umask says
-		if err := f.Chmod(m.mode); err != nil {
-			return tmp, err
+	if m.store.Mode != 0o600 || m.store.Owner != nil {
+		if err := m.store.Dress(f); err != nil {
+			return tmp, 0, err
 		}
 	}
-	if err := it.content.writeTo(f); err != nil {
-		return tmp, err
+	if err := it.content.Copy(ctx, f); err != nil {
+		return tmp, 0, err
+	}
+	if m.quota != nil {
+		st, err := f.Stat()
+		if err != nil {
+			return tmp, 0, err
+		}
+		size = st.Size()
 	}
 	if err := f.Sync(); err != nil {
-		return tmp, err
+		return tmp, 0, err
 	}
-	return tmp, f.Close()
+	return tmp, size, f.Close()
 }
 
 // publish gives the file its name in new. If that name is there, the message

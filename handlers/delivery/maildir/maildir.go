@@ -7,14 +7,20 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/dustin/go-humanize"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/caddyopt"
 	"github.com/caddymail/caddy-smtp/smtpapp/env"
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
+	"github.com/caddymail/caddy-smtp/smtpapp/mda"
+	"github.com/caddymail/caddy-smtp/smtpapp/placeholder"
 	"github.com/caddymail/caddy-smtp/smtpapp/queue"
 )
 
@@ -46,8 +52,30 @@ type Agent struct {
 	// alone.
 	Mode string `json:"mode,omitempty"`
 
-	path    *template
-	store   store
+	// Owner is a user to whom what is made belongs, and Group one of groups;
+	// names or numbers. Only root can give files away. Default: who Caddy runs as.
+	Owner string `json:"owner,omitempty"`
+	Group string `json:"group,omitempty"`
+
+	// TagFolders is what becomes of a tag: "existing" delivers mail for
+	// alice+lists into the folder .lists (Maildir++) if she has it, "create" makes
+	// it, for whoever writes to her. What can be no folder's name is ignored.
+	// Default: none, all is delivered into the mailbox itself.
+	TagFolders string `json:"tag_folders,omitempty"`
+
+	// Quota bounds the octets of a Maildir with its folders, but the trash, and
+	// QuotaMessages their number, as Maildir++ counts them in the file maildirsize.
+	// Zero: no bound.
+	Quota         int64 `json:"quota,omitempty"`
+	QuotaMessages int64 `json:"quota_messages,omitempty"`
+
+	// QuotaLater keeps what is over the quota in the queue (452 4.2.2) and tries it
+	// again. Default: false; it fails (552 5.2.2).
+	QuotaLater bool `json:"quota_later,omitempty"`
+
+	quota   *quota
+	path    *placeholder.Path
+	store   mda.Store
 	host    string
 	started time.Time
 }
@@ -64,67 +92,88 @@ func (a *Agent) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("maildir: mode: %w", err)
 	}
-	path, err := fill(a.Path, fromEnvironment)
-	if err == nil {
-		a.path, err = parseTemplate(path, a.Lowercase == nil || *a.Lowercase)
-	}
-	if err != nil {
+	if a.path, err = placeholder.ParsePath(a.Path, a.lower()); err != nil {
 		return fmt.Errorf("maildir: path: %w", err)
 	}
-	a.store = store{dir: a.path.fixed, mode: mode}
+	a.store = mda.Store{Dir: a.path.Fixed, Mode: mode}
+	if a.Owner != "" {
+		if a.store.Owner, err = mda.LookupOwner(a.Owner, a.Group); err != nil {
+			return fmt.Errorf("maildir: owner: %w", err)
+		}
+	}
+	if a.Quota > 0 || a.QuotaMessages > 0 {
+		a.quota = &quota{bytes: a.Quota, count: a.QuotaMessages, full: errFull, store: &a.store}
+		if a.QuotaLater {
+			a.quota.full = errFullNow
+		}
+	}
+	env.FromContext(ctx).Offer(a)
+	return nil
+}
+
+func (a *Agent) lower() bool { return a.Lowercase == nil || *a.Lowercase }
+
+// Validate checks the options.
+func (a *Agent) Validate() error {
+	switch {
+	case a.TagFolders != "" && a.TagFolders != tagsExisting && a.TagFolders != tagsCreate:
+		return fmt.Errorf("maildir: tag_folders '%s' is neither %s nor %s", a.TagFolders, tagsExisting, tagsCreate)
+	case a.Quota < 0, a.QuotaMessages < 0:
+		return errors.New("maildir: the quota is negative")
+	case a.QuotaLater && a.quota == nil:
+		return errors.New("maildir: quota_later is for a quota")
+	case a.Group != "" && a.Owner == "":
+		return errors.New("maildir: a group is for an owner")
+	}
+	return nil
+}
+
+// Start refuses a configuration that this process cannot fulfil.
+func (a *Agent) Start() error {
+	if err := a.store.Owner.Permitted(); err != nil {
+		return fmt.Errorf("maildir: %w", err)
+	}
 	return nil
 }
 
 // Deliver puts the message into the Maildir of each recipient.
 func (a *Agent) Deliver(ctx context.Context, d *queue.Delivery) []queue.Status {
-	statuses := make([]queue.Status, 0, len(d.Envelope.Recipients))
-	for _, r := range d.Envelope.Recipients {
-		if ctx.Err() != nil {
-			break // the rest is delayed
-		}
-		err := a.deliver(ctx, d, r.Address)
-		reply := replyFor(err)
-		if _, said := errors.AsType[*mail.Reply](err); err != nil && !said {
-			d.Log.Error("delivering to a Maildir", "to", r.Address.String(), "error", err)
-		}
-		statuses = append(statuses, queue.Status{Action: action(reply), Reply: reply})
-	}
-	return statuses
+	return mda.Each(ctx, d, func(r *mail.Recipient) error { return a.deliver(ctx, d, r) })
 }
 
-func (a *Agent) deliver(ctx context.Context, d *queue.Delivery, to mail.Address) error {
-	rel, err := a.path.expand(to)
+func (a *Agent) deliver(ctx context.Context, d *queue.Delivery, to *mail.Recipient) error {
+	rel, err := a.path.Expand(to)
 	if err != nil {
 		return err
 	}
-	box, err := a.store.mailbox(rel)
+	box, err := a.mailbox(rel, to.Detail())
 	if err != nil {
 		return err
 	}
-	defer shut(box.root)
+	defer box.shut()
 	it := item{
-		name: fileName(d, a.path.fold(to), a.host),
+		name: fileName(d, a.path.Fold(to.Address), a.host),
 		// Whoever took the message after this agent was made and is at its
 		// first attempt cannot have delivered it before: no need to search.
 		repeated: d.Attempt > 1 || !d.Queued.After(a.started),
-		content:  content{ctx: ctx, message: withFields(d, to), binary: d.Envelope.Body == mail.BodyBinary},
+		content:  mda.ContentFor(d, to.Address),
 	}
-	return box.put(&it)
+	return box.put(ctx, &it)
 }
 
 // Verify reports whether a has a mailbox. Where the directory of all
 // mailboxes is missing, as when a disk is not mounted, nobody knows.
 func (a *Agent) Verify(_ context.Context, to mail.Address) error {
-	rel, err := a.path.expand(to)
+	rel, err := a.path.Expand(mail.NewRecipient(to))
 	if err != nil || a.Create {
 		return err
 	}
-	isDir, err := a.store.has(rel)
+	isDir, err := a.store.Has(rel)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && rel != ".":
 		return mail.Refuse(451, "4.2.0", "mailboxes are not available")
 	case errors.Is(err, fs.ErrNotExist), err == nil && !isDir:
-		return errNoMailbox
+		return mda.ErrNoMailbox
 	}
 	return err
 }
@@ -135,29 +184,62 @@ func (a *Agent) Verify(_ context.Context, to mail.Address) error {
 //		create
 //		lowercase on|off
 //		mode <octal>
+//		owner <user> [<group>]
+//		tag_folders existing|create
+//		quota <size> [<messages>]
+//		quota_later
 //	}
 func (a *Agent) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	if !d.AllArgs(&a.Path) {
 		return d.ArgErr()
 	}
-	path, err := fill(a.Path, unknownYet)
-	if err == nil {
-		_, err = parseTemplate(path, true)
-	}
-	if err != nil {
+	if err := placeholder.CheckPath(a.Path); err != nil {
 		return d.WrapErr(err)
 	}
 	return caddyopt.Block(d, caddyopt.Table{
-		"create":    caddyopt.Flag(&a.Create),
-		"lowercase": caddyopt.OnOffUnset(&a.Lowercase),
-		"mode":      caddyopt.Mode(&a.Mode),
+		"create":      caddyopt.Flag(&a.Create),
+		"lowercase":   caddyopt.OnOffUnset(&a.Lowercase),
+		"mode":        caddyopt.Mode(&a.Mode),
+		"owner":       caddyopt.Once(a.readOwner),
+		"tag_folders": caddyopt.String(&a.TagFolders),
+		"quota":       caddyopt.Once(a.readQuota),
+		"quota_later": caddyopt.Flag(&a.QuotaLater),
 	})
+}
+
+func (a *Agent) readOwner(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) != 1 && len(args) != 2 {
+		return d.ArgErr()
+	}
+	a.Owner, a.Group = args[0], strings.Join(args[1:], "")
+	return nil
+}
+
+func (a *Agent) readQuota(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) != 1 && len(args) != 2 {
+		return d.ArgErr()
+	}
+	size, err := humanize.ParseBytes(args[0])
+	if err != nil || size > math.MaxInt64 {
+		return d.Errf("option 'quota': '%s' is not a size", args[0])
+	}
+	a.Quota = int64(size)
+	if len(args) == 2 {
+		if a.QuotaMessages, err = strconv.ParseInt(args[1], 10, 64); err != nil || a.QuotaMessages < 1 {
+			return d.Errf("option 'quota': '%s' is not a number of messages", args[1])
+		}
+	}
+	return nil
 }
 
 var (
 	_ queue.Agent           = (*Agent)(nil)
 	_ queue.Verifier        = (*Agent)(nil)
+	_ env.Starter           = (*Agent)(nil)
 	_ caddy.Provisioner     = (*Agent)(nil)
+	_ caddy.Validator       = (*Agent)(nil)
 	_ caddyfile.Unmarshaler = (*Agent)(nil)
 )

@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
+	"github.com/caddymail/caddy-smtp/smtpapp/mda"
 	"github.com/caddymail/caddy-smtp/smtpapp/message"
 	"github.com/caddymail/caddy-smtp/smtpapp/queue"
 )
@@ -133,12 +134,18 @@ func TestModeAndCase(t *testing.T) {
 	}
 }
 
-func TestBinaryContentIsKept(t *testing.T) {
+// TestBinaryContent is stored as text that means it.
+func TestBinaryContent(t *testing.T) {
 	a, dir := agent(t, "DIR/box")
 	d := delivery(t, "q1", "a@b.test")
 	d.Envelope.Body = mail.BodyBinary
+	m, err := message.Parse([]byte("Content-Type: a/b\r\n\r\n\x00\n\r\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Content = m
 	check(t, a.Deliver(t.Context(), d), queue.Delivered)
-	if _, text := one(t, dir+"/box"); !strings.HasSuffix(text, "\r\n\r\none\r\ntwo\r\n") {
+	if _, text := one(t, dir+"/box"); !strings.HasSuffix(text, "\nContent-Type: a/b\nMIME-Version: 1.0\nContent-Transfer-Encoding: base64\n\nAAoNCg==\n") {
 		t.Errorf("got %q", text)
 	}
 }
@@ -291,8 +298,8 @@ func TestCalledOff(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	check(t, a.Deliver(ctx, delivery(t, "q1", "a@b.test")))
-	c := content{ctx: ctx, message: delivery(t, "q1").Content}
-	if err := c.writeTo(new(bytes.Buffer)); !errors.Is(err, context.Canceled) {
+	c := mda.Content{Message: delivery(t, "q1").Content}
+	if err := c.Copy(ctx, new(bytes.Buffer)); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	if len(files(t, dir)) > 0 {
@@ -305,10 +312,15 @@ func TestCaddyfile(t *testing.T) {
 		"maildir /var/mail/{smtp.rcpt.local}":                          `{"path":"/var/mail/{smtp.rcpt.local}"}`,
 		"maildir {env.NOWHERE}/x":                                      `{"path":"{env.NOWHERE}/x"}`,
 		"maildir ./mail/outbox {\ncreate\nlowercase off\nmode 0640\n}": `{"path":"./mail/outbox","create":true,"lowercase":false,"mode":"0640"}`,
-		"maildir":                           "wrong argument count",
-		"maildir a b":                       "wrong argument count",
-		"maildir a {\nmode 0999\n}":         "not a file mode, at Testfile:2",
-		"maildir a {\nquota 3\n}":           "unrecognized option 'quota', at Testfile:2",
+		"maildir":                     "wrong argument count",
+		"maildir a b":                 "wrong argument count",
+		"maildir a {\nmode 0999\n}":   "not a file mode, at Testfile:2",
+		"maildir a {\nquota many\n}":  "not a size, at Testfile:2",
+		"maildir a {\nquota 1GB x\n}": "not a number of messages, at Testfile:2",
+		"maildir a {\nquota\n}":       "wrong argument count",
+		"maildir a {\nowner\n}":       "wrong argument count",
+		"maildir a {\nlimit 3\n}":     "unrecognized option 'limit', at Testfile:2",
+		"maildir a {\nowner vmail mail\ntag_folders create\nquota 1GiB 1000\nquota_later\n}": `{"path":"a","owner":"vmail","group":"mail","tag_folders":"create","quota":1073741824,"quota_messages":1000,"quota_later":true}`,
 		"maildir /m/{smtp.mail.from}":       "placeholders of a path are",
 		"maildir /m/{smtp.rcpt.local}/../b": "'..' behind a placeholder",
 		"maildir {smtp.rcpt.local}":         "no directory before",
@@ -333,12 +345,33 @@ func TestProvision(t *testing.T) {
 	t.Setenv("MAIL_ROOT", t.TempDir())
 	a := &Agent{Path: "{env.MAIL_ROOT}/{smtp.rcpt.local}"}
 	must(t, a.Provision(caddy.Context{Context: t.Context()}))
-	if a.store.dir != os.Getenv("MAIL_ROOT") {
-		t.Error(a.store.dir)
+	if a.store.Dir != os.Getenv("MAIL_ROOT") {
+		t.Error(a.store.Dir)
 	}
 	for _, bad := range []Agent{{}, {Path: "{env.NOT_SET_AT_ALL}/x"}, {Path: "x", Mode: "9"}, {Path: "/m/{smtp.helo}"}} {
 		if err := bad.Provision(caddy.Context{Context: t.Context()}); err == nil {
 			t.Errorf("%+v is provisioned", bad)
 		}
+	}
+}
+
+// TestStoreIsMade with all that is missing above it.
+func TestStoreIsMade(t *testing.T) {
+	a, dir := agent(t, "DIR/a/b/c/{smtp.rcpt.local}/{smtp.rcpt.tag}/x")
+	check(t, a.Deliver(t.Context(), delivery(t, "q1", "a+t@b.test", "a@b.test")), queue.Delivered, queue.Failed)
+	one(t, dir+"/a/b/c/a+t/t/x")
+	if st, err := os.Stat(dir + "/a"); err != nil || st.Mode().Perm() != 0o700 {
+		t.Error(st, err)
+	}
+}
+
+// TestLostDirectory: a reader may have removed any of the three.
+func TestLostDirectory(t *testing.T) {
+	a, dir := agent(t, "DIR/box")
+	for _, lost := range []string{"tmp", "cur", "new"} {
+		must(t, os.RemoveAll(dir+"/box/"+lost))
+		d := delivery(t, "q-"+lost, "a@b.test")
+		d.Attempt = 2
+		check(t, a.Deliver(t.Context(), d), queue.Delivered)
 	}
 }

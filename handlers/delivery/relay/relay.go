@@ -3,6 +3,7 @@ package relay
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/caddymail/caddy-smtp/smtpapp/env"
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/nexthop"
+	"github.com/caddymail/caddy-smtp/smtpapp/plainlog"
 	"github.com/caddymail/caddy-smtp/smtpapp/queue"
 )
 
@@ -50,9 +52,40 @@ type Agent struct {
 	// Hello is the name in EHLO. Default: the app's hostname.
 	Hello string `json:"hello,omitempty"`
 
+	// Source is where connections come from: an IPv4 address of this host, an
+	// IPv6 address, or one of each, and a name for EHLO if it is another than
+	// Hello. Hosts without an address of such a family are not tried. Default:
+	// what the system chooses.
+	Source []string `json:"source,omitempty"`
+
+	// SourceByRaw is a table from users to sources of their own, each as Source:
+	// "192.0.2.7", "2001:db8::7", "bulk.example.org". The user is who logged in
+	// when the message was submitted. While the table fails, or has what is no
+	// source, that user's mail waits.
+	SourceByRaw json.RawMessage `json:"source_by,omitempty" caddy:"namespace=smtp.tables inline_key=table"`
+
+	// NoConvert returns messages that a host cannot take as they are. By default
+	// they are converted, part by part, for hosts without 8BITMIME, BINARYMIME or
+	// SMTPUTF8 (RFC 6152, section 3), and where lines have more than 998 octets.
+	// A DKIM signature over what is converted is not good any more; encode_7bit
+	// converts before it is made.
+	NoConvert bool `json:"no_convert,omitempty"`
+
+	// NetworkProxyRaw is a network proxy module of Caddy: connections go through
+	// the proxy that it names, by SOCKS5 (socks5://) or HTTP (http://, https://),
+	// which is given addresses, not names. Then there is no source to choose.
+	// Default: none.
+	NetworkProxyRaw json.RawMessage `json:"network_proxy,omitempty" caddy:"namespace=caddy.network_proxy inline_key=from"`
+
 	// AllowLoopback lets domains lead to loopback addresses, as in tests: what
 	// listens there may trust this host. Smarthosts always may.
 	AllowLoopback bool `json:"allow_loopback,omitempty"`
+
+	// TunnelPriority has messages carry their priority (RFC 6710) in the field
+	// MT-Priority to hosts that do not know MT-PRIORITY, and removes such fields
+	// of others (RFC 6758). A signature over that field is then worth nothing.
+	// Default: false.
+	TunnelPriority bool `json:"tunnel_priority,omitempty"`
 
 	// ConnectTimeout is how long to wait for a connection. Default: 30s.
 	ConnectTimeout caddy.Duration `json:"connect_timeout,omitempty"`
@@ -61,9 +94,17 @@ type Agent struct {
 	// negative: not at all. Default: 5s.
 	IdleTimeout caddy.Duration `json:"idle_timeout,omitempty"`
 
+	// Timeouts are how long to wait for a peer, in each further step.
+	Timeouts Timeouts `json:"timeouts,omitzero"`
+
 	smarthosts []nexthop.Host
 	finder     *nexthop.Finder
 	sender     *nexthop.Sender
+	sourceBy   table
+}
+
+type table interface {
+	Lookup(ctx context.Context, key string) (values []string, ok bool, err error)
 }
 
 // Credentials are what to log in with.
@@ -90,19 +131,26 @@ func (a *Agent) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("relay: auth: %w", err)
 	}
-	log := ctx.Slogger()
+	timeouts, err := a.Timeouts.client(a.ConnectTimeout)
+	if err != nil {
+		return fmt.Errorf("relay: %w", err)
+	}
+	log := plainlog.New(ctx.Slogger())
 	a.finder = &nexthop.Finder{Resolver: e.Resolver, Hostname: strings.ToLower(e.Hostname), Port: fmt.Sprint(a.Port), Loopback: a.AllowLoopback}
 	a.sender = &nexthop.Sender{
 		Client: client.Options{
-			Hello: a.Hello, Logger: log,
-			Timeouts: client.Timeouts{Connect: time.Duration(a.ConnectTimeout)},
+			Hello: a.Hello, Logger: log, Timeouts: timeouts,
 		},
 		Resolver: e.Resolver, Auth: cred,
 		TLS:  nexthop.TLS{Mode: nexthop.TLSMode(a.TLS), Roots: e.Roots, Unverified: a.InsecureSkipVerify},
 		Pool: nexthop.NewPool(nexthop.PoolOptions{Idle: time.Duration(a.IdleTimeout), Max: 20, Uses: 100}),
 		Log:  log, Done: queue.Relayed, Own: len(a.smarthosts) > 0,
+		NoConvert: a.NoConvert, TunnelPriority: a.TunnelPriority,
 	}
-	return nil
+	if err := a.settleProxy(ctx); err != nil {
+		return fmt.Errorf("relay: network_proxy: %w", err)
+	}
+	return a.settleSources(ctx)
 }
 
 // Destination is the recipient's domain, or one for all where there are
@@ -114,8 +162,16 @@ func (a *Agent) Destination(_ *mail.Envelope, r *mail.Recipient) string {
 	return r.Address.Domain
 }
 
+// Forwards says that what was asked for goes on with the message.
+func (*Agent) Forwards() {}
+
 // Deliver hands the message to the hosts of each destination.
 func (a *Agent) Deliver(ctx context.Context, d *queue.Delivery) []queue.Status {
+	sender, err := a.senderFor(ctx, d.Envelope.AuthUser)
+	if err != nil {
+		d.Log.Error("finding the address to send from", "user", d.Envelope.AuthUser, "error", err)
+		return nexthop.Refuse(mail.ReplyFor(err), len(d.Envelope.Recipients))
+	}
 	statuses := make([]queue.Status, len(d.Envelope.Recipients))
 	groups := map[string][]int{}
 	for i, r := range d.Envelope.Recipients {
@@ -127,7 +183,7 @@ func (a *Agent) Deliver(ctx context.Context, d *queue.Delivery) []queue.Status {
 		for n, i := range members {
 			rcpts[n] = d.Envelope.Recipients[i]
 		}
-		for n, s := range a.send(ctx, d, dest, rcpts) {
+		for n, s := range a.send(ctx, sender, d, dest, rcpts) {
 			statuses[members[n]] = s
 		}
 	}
@@ -135,7 +191,7 @@ func (a *Agent) Deliver(ctx context.Context, d *queue.Delivery) []queue.Status {
 }
 
 // send serves one destination.
-func (a *Agent) send(ctx context.Context, d *queue.Delivery, domain string, rcpts []*mail.Recipient) []queue.Status {
+func (a *Agent) send(ctx context.Context, sender *nexthop.Sender, d *queue.Delivery, domain string, rcpts []*mail.Recipient) []queue.Status {
 	hosts := a.smarthosts
 	if len(hosts) == 0 {
 		var err error
@@ -143,7 +199,7 @@ func (a *Agent) send(ctx context.Context, d *queue.Delivery, domain string, rcpt
 			return nexthop.Refuse(mail.ReplyFor(err), len(rcpts))
 		}
 	}
-	return a.sender.Send(ctx, d, rcpts, hosts)
+	return sender.Send(ctx, d, rcpts, hosts)
 }
 
 // Cleanup closes what connections are kept.
@@ -162,27 +218,44 @@ func (a *Agent) Cleanup() error {
 //		insecure_skip_verify
 //		auth <user> <password>
 //		hello <name>
+//		source <address...> [<name>]
+//		source_by <table...>
+//		network_proxy <module...>
+//		convert on|off
 //		allow_loopback
+//		tunnel_priority
 //		connect_timeout <duration>
 //		idle_timeout <duration>
+//		timeouts {
+//			handshake|greeting|command|data|block|dot|reset|quit <duration>
+//		}
 //	}
 func (a *Agent) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	a.Hosts = d.RemainingArgs()
-	return caddyopt.Block(d, caddyopt.Table{
+	convert := true
+	err := caddyopt.Block(d, caddyopt.Table{
 		"port":                 caddyopt.Int(&a.Port, 1),
 		"tls":                  caddyopt.One(a.setTLS),
 		"insecure_skip_verify": caddyopt.Flag(&a.InsecureSkipVerify),
 		"auth":                 caddyopt.Once(a.readAuth),
 		"hello":                caddyopt.String(&a.Hello),
+		"source":               caddyopt.Once(a.readSource),
+		"source_by":            caddyopt.Module("smtp.tables", "table", &a.SourceByRaw),
+		"convert":              caddyopt.OnOff(&convert),
+		"network_proxy":        caddyopt.Module("caddy.network_proxy", "from", &a.NetworkProxyRaw),
 		"allow_loopback":       caddyopt.Flag(&a.AllowLoopback),
+		"tunnel_priority":      caddyopt.Flag(&a.TunnelPriority),
 		"connect_timeout":      caddyopt.Duration(&a.ConnectTimeout),
 		"idle_timeout":         caddyopt.Duration(&a.IdleTimeout),
+		"timeouts":             a.Timeouts.read,
 	})
+	a.NoConvert = !convert
+	return err
 }
 
 var (
-	_ queue.Agent           = (*Agent)(nil)
+	_ queue.Forwarder       = (*Agent)(nil)
 	_ queue.Router          = (*Agent)(nil)
 	_ caddy.Provisioner     = (*Agent)(nil)
 	_ caddy.CleanerUpper    = (*Agent)(nil)

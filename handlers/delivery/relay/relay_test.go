@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -16,7 +17,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy" // has the network proxy modules
 
+	_ "github.com/caddymail/caddy-smtp/handlers/table/inline"
 	"github.com/caddymail/caddy-smtp/smtpapp/client/clienttest"
 	"github.com/caddymail/caddy-smtp/smtpapp/dns/dnstest"
 	"github.com/caddymail/caddy-smtp/smtpapp/env"
@@ -211,6 +214,56 @@ func TestNoPasswordToStrangers(t *testing.T) {
 	}
 }
 
+// TestSource: mail comes from the address of its user, and by his name.
+func TestSource(t *testing.T) {
+	srv := clienttest.Start(t, clienttest.Options{})
+	zone := &dnstest.Zone{Host: map[string][]string{"smart.test": {"127.0.0.1"}}}
+	a := agent(t, &Agent{
+		Hosts: []string{"smart.test"}, Port: portOf(t, srv.Addr), Source: []string{"127.0.0.2", "all.test"},
+		SourceByRaw: json.RawMessage(`{"table":"inline","entries":{"alice":["127.0.0.3","alice.test"]}}`),
+	}, zone, nil)
+	for _, user := range []string{"", "alice", "bob"} {
+		d := delivery(t, "a@far.test")
+		d.Envelope.AuthUser = user
+		if got := words(a.Deliver(t.Context(), d)); got != "relayed 250 2.0.0 smart.test" {
+			t.Errorf("%s: %s", user, got)
+		}
+	}
+	var hellos []string
+	for _, m := range srv.Messages() {
+		hellos = append(hellos, m.Hello)
+	}
+	if got := strings.Join(hellos, " "); got != "all.test alice.test all.test" || srv.Connections() != 2 {
+		t.Errorf("%s over %d connections", got, srv.Connections())
+	}
+	d := delivery(t, "a@far.test", "b@far.test")
+	d.Envelope.AuthUser = "alice"
+	for _, tbl := range []values{nil, {"anywhere"}} { // that fails, or has no source
+		a.sourceBy = tbl
+		if got := words(a.Deliver(t.Context(), d)); got != "delayed 451 4.3.0\ndelayed 451 4.3.0" {
+			t.Error(got)
+		}
+	}
+	for want, bad := range map[string]*Agent{
+		"source: a source needs an address":              {Source: []string{"all.test"}},
+		"source_by: 'x_/' is neither an address nor a n": {SourceByRaw: json.RawMessage(`{"table":"inline","entries":{"alice":["x_/"]}}`)},
+	} {
+		if err := provision(t, bad, zone, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
+// values is a table that has the same for all; without any it fails.
+type values []string
+
+func (v values) Lookup(context.Context, string) ([]string, bool, error) {
+	if len(v) == 0 {
+		return nil, false, errors.New("down")
+	}
+	return v, true, nil
+}
+
 func TestDefaults(t *testing.T) {
 	auth := &Credentials{"u", "p"}
 	for _, tc := range []struct {
@@ -259,16 +312,25 @@ func TestDefaults(t *testing.T) {
 func TestCaddyfile(t *testing.T) {
 	for in, want := range map[string]string{
 		"relay":                           `{}`,
+		"relay {\nconvert off\n}":         `{"no_convert":true}`,
+		"relay {\nconvert on\n}":          `{}`,
+		"relay {\nconvert maybe\n}":       "at Testfile:2",
 		"relay h.test:587 {\nauth u p\n}": `{"hosts":["h.test:587"],"auth":{"username":"u","password":"p"}}`,
-		"relay a.test b.test:26 {\nport 2525\ntls required\ninsecure_skip_verify\n}":     `{"hosts":["a.test","b.test:26"],"port":2525,"tls":"required","insecure_skip_verify":true}`,
-		"relay {\nhello us.test\nallow_loopback\nconnect_timeout 3s\nidle_timeout 1m\n}": `{"hello":"us.test","allow_loopback":true,"connect_timeout":3000000000,"idle_timeout":60000000000}`,
-		"relay {\nauth {env.U} {env.P}\n}":                                               `{"auth":{"username":"{env.U}","password":"{env.P}"}}`,
-		"relay {\ntls maybe\n}":                                                          "'maybe' is none of opportunistic, required, implicit, off, at Testfile:2",
-		"relay {\nauth u\n}":                                                             "wrong argument count",
-		"relay {\nauth u p\nauth u p\n}":                                                 "given twice, at Testfile:3",
-		"relay {\nport 0\n}":                                                             "not a number of 1 or more, at Testfile:2",
-		"relay {\nport 65536\n}":                                                         "not a number of 1 or more, at Testfile:2",
-		"relay {\ntrust all\n}":                                                          "unrecognized option 'trust', at Testfile:2",
+		"relay a.test b.test:26 {\nport 2525\ntls required\ninsecure_skip_verify\n}":                `{"hosts":["a.test","b.test:26"],"port":2525,"tls":"required","insecure_skip_verify":true}`,
+		"relay {\nhello us.test\nallow_loopback\nconnect_timeout 3s\nidle_timeout 1m\n}":            `{"hello":"us.test","allow_loopback":true,"connect_timeout":3000000000,"idle_timeout":60000000000}`,
+		"relay {\nsource 192.0.2.1 2001:db8::1 out.test\nsource_by inline {\nalice 192.0.2.7\n}\n}": `{"source":["192.0.2.1","2001:db8::1","out.test"],"source_by":{"entries":{"alice":["192.0.2.7"]},"table":"inline"}}`,
+		"relay {\nnetwork_proxy url socks5://127.0.0.1:1080\n}":                                     `{"network_proxy":{"from":"url","url":"socks5://127.0.0.1:1080"}}`,
+		"relay {\nnetwork_proxy pigeon\n}":                                                          "no module 'pigeon' in caddy.network_proxy",
+		"relay {\nsource\n}":                                                                        "wrong argument count",
+		"relay {\nsource here\n}":                                                                   "a source needs an address, at Testfile:2",
+		"relay {\nsource 192.0.2.1 192.0.2.2\n}":                                                    "one address of a family, at Testfile:2",
+		"relay {\nauth {env.U} {env.P}\n}":                                                          `{"auth":{"username":"{env.U}","password":"{env.P}"}}`,
+		"relay {\ntls maybe\n}":                                                                     "'maybe' is none of opportunistic, required, implicit, off, at Testfile:2",
+		"relay {\nauth u\n}":                                                                        "wrong argument count",
+		"relay {\nauth u p\nauth u p\n}":                                                            "given twice, at Testfile:3",
+		"relay {\nport 0\n}":                                                                        "not a number of 1 or more, at Testfile:2",
+		"relay {\nport 65536\n}":                                                                    "not a number of 1 or more, at Testfile:2",
+		"relay {\ntrust all\n}":                                                                     "unrecognized option 'trust', at Testfile:2",
 	} {
 		a := new(Agent)
 		if err := a.UnmarshalCaddyfile(caddyfile.NewTestDispenser(in)); err != nil {
@@ -283,6 +345,48 @@ func TestCaddyfile(t *testing.T) {
 		}
 		if err := caddy.StrictUnmarshalJSON(b, new(Agent)); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// TestNetworkProxy: a module of Caddy names the proxy, and what is wrong with that
+// is our business.
+func TestNetworkProxy(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := ln.Addr().String()
+	asked := make(chan string, 1)
+	go func() {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		b := make([]byte, 100)
+		n, _ := c.Read(b)
+		asked <- string(b[:n])
+	}()
+	a := &Agent{Hosts: []string{"192.0.2.9:26"}, NetworkProxyRaw: json.RawMessage(`{"from":"url","url":"http://` + nobody + `"}`)}
+	agent(t, a, nil, nil)
+	d := delivery(t, "a@b.test")
+	if got := a.Deliver(t.Context(), d); got[0].Action != queue.Delayed || got[0].Reply.Code != 451 {
+		t.Error(got[0].Reply)
+	}
+	if got := <-asked; !strings.HasPrefix(got, "CONNECT 192.0.2.9:26 HTTP/1.1\r\n") {
+		t.Errorf("the proxy was asked %q", got)
+	}
+	ln.Close()
+	if got := a.Deliver(t.Context(), d); got[0].Action != queue.Delayed || got[0].Reply.Enh != "4.3.5" {
+		t.Error(got[0].Reply)
+	}
+	for want, bad := range map[string]*Agent{
+		"has no source": {Source: []string{"192.0.2.1"}, NetworkProxyRaw: json.RawMessage(`{"from":"none"}`)},
+		"network_proxy": {NetworkProxyRaw: json.RawMessage(`{"from":"pigeon"}`)},
+	} {
+		if err := provision(t, bad, nil, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v, want %s", bad, err, want)
 		}
 	}
 }

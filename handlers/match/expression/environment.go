@@ -13,6 +13,7 @@ import (
 	"cel.dev/cel-go/ext"
 	"cel.dev/cel-go/interpreter"
 
+	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/session"
 )
 
@@ -40,6 +41,14 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 		}
 		return types.String("")
 	})...)
+	opts = append(opts, cel.Function("idn", cel.Overload("idn_string", []*cel.Type{cel.StringType}, cel.StringType,
+		cel.UnaryBinding(func(arg ref.Val) ref.Val {
+			s, ok := arg.(types.String)
+			if !ok {
+				return types.NewErr("idn wants a string")
+			}
+			return types.String(mail.Key(string(s)))
+		}))))
 	return cel.NewEnv(opts...)
 })
 

@@ -43,9 +43,11 @@ const costLimit = 1_000_000
 //
 //	header(name)   string  the topmost field of that name, unfolded, or ""
 //	headers(name)  list    all of them
+//	idn(domain)    string  a domain or an address as the variables have it, which is
+//	                       with A-labels: rcpt_domain == idn("bücher.example")
 //	result(method) string  the last result of a check such as "spf", or ""
 //
-// Results are known when the content is, those of "auth", "dnsbl" and "iprev"
+// Results are known when the content is, those of "auth", "dnsbl", "iprev" and "spf"
 // at RCPT. The matcher decides at the first stage that knows all it names.
 type Matcher struct {
 	// Expr is the expression. Its type has to be bool.

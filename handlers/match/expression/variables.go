@@ -62,7 +62,7 @@ func ofTLS(without any, value func(*tls.ConnectionState) any) func(*session.Poin
 }
 
 // early are the checks that are done with by RCPT, since they are of the client.
-var early = map[string]bool{"auth": true, "dnsbl": true, "iprev": true}
+var early = map[string]bool{"auth": true, "dnsbl": true, "iprev": true, "spf": true}
 
 // uses are the variables, and functions as such, that an expression names. One
 // that cannot be parsed names none; it fails to compile.

@@ -11,6 +11,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/caddyopt"
+	"github.com/caddymail/caddy-smtp/smtpapp/mail"
+	"github.com/caddymail/caddy-smtp/smtpapp/plainlog"
 	"github.com/caddymail/caddy-smtp/smtpapp/watchfile"
 )
 
@@ -56,7 +58,7 @@ func (t *Table) Provision(ctx caddy.Context) (err error) {
 	if t.Path, err = caddy.NewReplacer().ReplaceOrErr(t.Path, true, true); err != nil {
 		return err
 	}
-	t.file, err = watchfile.Open(t.Path, t.MaxSize, t.parse, ctx.Slogger())
+	t.file, err = watchfile.Open(t.Path, t.MaxSize, t.parse, plainlog.New(ctx.Slogger()))
 	return err
 }
 
@@ -67,6 +69,7 @@ func (t *Table) Lookup(_ context.Context, key string) ([]string, bool, error) {
 }
 
 func (t *Table) key(k string) string {
+	k = mail.Key(k)
 	if t.CaseSensitive {
 		return k
 	}

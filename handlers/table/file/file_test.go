@@ -67,6 +67,13 @@ func TestLookup(t *testing.T) {
 			t.Errorf("%s: %q, want %q", key, got, want)
 		}
 	}
+	tb = new(Table)
+	if err := provisioned(t, tb, "ü@bücher.test: x\n@bücher.test y"); err != nil {
+		t.Fatal(err)
+	}
+	if lookup(t, tb, "u\u0308@xn--bcher-kva.test") != "x" || lookup(t, tb, "@xn--bcher-kva.test") != "y" {
+		t.Error("U-labels")
+	}
 	tb = &Table{CaseSensitive: true}
 	if err := provisioned(t, tb, "A: x\na: y"); err != nil {
 		t.Fatal(err)
@@ -139,6 +146,7 @@ func TestCaddyfile(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(text))
+	f.Add([]byte("\"\r\""))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := new(Table).parse(b)
 		if err != nil {
@@ -149,7 +157,7 @@ func FuzzParse(f *testing.F) {
 				t.Errorf("%q", k)
 			}
 			for _, v := range vs {
-				if strings.ContainsAny(v, "\n") {
+				if strings.ContainsAny(v, "\r\n") {
 					t.Errorf("%q", v)
 				}
 			}

@@ -4,10 +4,14 @@ package inline
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 )
 
 func init() { caddy.RegisterModule(new(Table)) }
@@ -42,6 +46,7 @@ func (t *Table) Provision(caddy.Context) error {
 }
 
 func (t *Table) key(k string) string {
+	k = mail.Key(k)
 	if t.CaseSensitive {
 		return k
 	}
@@ -53,6 +58,9 @@ func (t *Table) Lookup(_ context.Context, key string) ([]string, bool, error) {
 	v, ok := t.entries[t.key(key)]
 	return v, ok, nil
 }
+
+// All returns the values of all keys, for those who check them beforehand.
+func (t *Table) All() [][]string { return slices.Collect(maps.Values(t.entries)) }
 
 // UnmarshalCaddyfile sets up the table from Caddyfile tokens. Syntax:
 //

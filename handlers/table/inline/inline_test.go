@@ -62,3 +62,21 @@ func TestCaddyfile(t *testing.T) {
 		}
 	}
 }
+
+// TestSpellings: U-labels and A-labels are equal, and so are characters of one
+// and of two code points.
+func TestSpellings(t *testing.T) {
+	tb := &Table{Entries: map[string][]string{"ü@bücher.test": {"1"}, "@bu\u0308cher.test": {"2"}, "XN--BCHER-KVA.test": {"3"}}}
+	if err := tb.Provision(caddy.Context{}); err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]string{"u\u0308@xn--bcher-kva.test": "1", "@xn--bcher-kva.test": "2", "bücher.test": "3"} {
+		if v, ok, err := tb.Lookup(t.Context(), key); !ok || err != nil || v[0] != want {
+			t.Errorf("%q: %q, %v", key, v, err)
+		}
+	}
+	twice := &Table{Entries: map[string][]string{"a@bücher.test": nil, "a@xn--bcher-kva.test": nil}}
+	if err := twice.Provision(caddy.Context{}); err == nil {
+		t.Error("the same key twice")
+	}
+}

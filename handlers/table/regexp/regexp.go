@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/caddyopt"
+	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 )
 
 func init() { caddy.RegisterModule(new(Table)) }
@@ -58,10 +59,17 @@ func (t *Table) Provision(caddy.Context) (err error) {
 	return nil
 }
 
-// Lookup returns the values of the first expression that matches key.
+// Lookup returns the values of the first expression that matches key, or what it
+// is with U-labels in its domain.
 func (t *Table) Lookup(_ context.Context, key string) ([]string, bool, error) {
+	written := mail.UnicodeKey(key)
 	for _, e := range t.Entries {
+		key := key
 		m := e.re.FindStringSubmatchIndex(key)
+		if m == nil && written != key {
+			key = written
+			m = e.re.FindStringSubmatchIndex(key)
+		}
 		if m == nil {
 			continue
 		}

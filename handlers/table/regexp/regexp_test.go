@@ -66,3 +66,16 @@ func TestCaddyfile(t *testing.T) {
 		}
 	}
 }
+
+// TestSpellings: an expression may have U-labels, though keys have A-labels.
+func TestSpellings(t *testing.T) {
+	tb := &Table{Entries: []*Entry{{Pattern: `(.+)@xn--bcher-kva\.test`, Values: []string{"a $1"}}, {Pattern: `(.+)@(grün|bücher)\.test`, Values: []string{"u $1 $2"}}}}
+	if err := tb.Provision(caddy.Context{}); err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]string{"ü@xn--bcher-kva.test": "a ü", "ü@XN--GRN-IOA.test": "u ü grün", "x@grün.test": "u x grün", "x@gru\u0308n.test": "u x grün"} {
+		if v, ok, err := tb.Lookup(t.Context(), key); !ok || err != nil || v[0] != want {
+			t.Errorf("%q: %q, %v", key, v, err)
+		}
+	}
+}

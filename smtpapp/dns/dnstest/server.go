@@ -66,7 +66,7 @@ func (z *Zone) serve(w miekg.ResponseWriter, req *miekg.Msg) {
 		return
 	}
 	q := req.Question[0]
-	key := q.Name
+	key := strings.ReplaceAll(q.Name, `\ `, " ")
 	if q.Qtype == miekg.TypePTR {
 		key = fromReverse(q.Name)
 	}

@@ -26,7 +26,8 @@ type Zone struct {
 
 	// Fail names what is answered with SERVFAIL, Silent what is not answered
 	// at all: for a Resolver call, until its context ends. The names of PTR
-	// records are addresses here too.
+	// records are addresses here too. "TXT example.test" is one type only, which
+	// is "ip", "ip4" or "ip6" for the addresses that a Resolver call asks for.
 	Fail, Silent map[string]bool
 
 	// Authentic names what is answered with the AD bit.
@@ -59,7 +60,7 @@ func (z *Zone) Asked() []string {
 func (z *Zone) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
 	r, err := z.ask(ctx, "MX", name)
 	if err != nil || len(r.mx) == 0 {
-		return nil, orNotFound(err, name)
+		return nil, r.orNotFound(err, name)
 	}
 	var mxs []*net.MX
 	for _, mx := range r.mx {
@@ -79,7 +80,7 @@ func (z *Zone) LookupNetIP(ctx context.Context, network, host string) ([]netip.A
 		return network == "ip4" && !a.Is4() || network == "ip6" && a.Is4()
 	})
 	if err != nil || len(addrs) == 0 {
-		return nil, orNotFound(err, host)
+		return nil, r.orNotFound(err, host)
 	}
 	return addrs, nil
 }
@@ -88,7 +89,7 @@ func (z *Zone) LookupNetIP(ctx context.Context, network, host string) ([]netip.A
 func (z *Zone) LookupTXT(ctx context.Context, name string) ([]string, error) {
 	r, err := z.ask(ctx, "TXT", name)
 	if err != nil || len(r.txt) == 0 {
-		return nil, orNotFound(err, name)
+		return nil, r.orNotFound(err, name)
 	}
 	return slices.Clone(r.txt), nil
 }
@@ -97,7 +98,7 @@ func (z *Zone) LookupTXT(ctx context.Context, name string) ([]string, error) {
 func (z *Zone) LookupAddr(ctx context.Context, addr string) ([]string, error) {
 	r, err := z.ask(ctx, "PTR", addr)
 	if err != nil || len(r.ptr) == 0 {
-		return nil, orNotFound(err, addr)
+		return nil, r.orNotFound(err, addr)
 	}
 	var names []string
 	for _, n := range r.ptr {
@@ -119,8 +120,11 @@ type result struct {
 
 // ask returns what is at name, its CNAMEs followed.
 func (z *Zone) ask(ctx context.Context, typ, name string) (result, error) {
-	for range 9 {
+	ctx, done := dns.Bound(ctx)
+	defer done()
+	for hops := range 9 {
 		r := z.find(typ, name)
+		r.exists = r.exists || hops > 0
 		switch {
 		case r.silent:
 			<-ctx.Done()
@@ -142,7 +146,7 @@ func (z *Zone) find(typ, name string) result {
 	defer z.mu.Unlock()
 	z.asked = append(z.asked, typ+" "+name)
 	r := result{
-		fail: z.Fail[name], silent: z.Silent[name], authentic: z.Authentic[name],
+		fail: z.Fail[name] || z.Fail[typ+" "+name], silent: z.Silent[name] || z.Silent[typ+" "+name], authentic: z.Authentic[name],
 		mx: z.MX[name], txt: z.TXT[name], ptr: z.PTR[name], cname: z.CNAME[name],
 	}
 	for _, s := range z.Host[name] {
@@ -161,11 +165,15 @@ func (z *Zone) ttl() uint32 {
 	return uint32(z.TTL / time.Second)
 }
 
-func orNotFound(err error, name string) error {
+func (r result) orNotFound(err error, name string) error {
 	if err != nil {
 		return err
 	}
-	return &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
+	e := &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
+	if !r.exists {
+		e.UnwrapErr = dns.ErrNoName
+	}
+	return e
 }
 
 func absolute(name string) string { return strings.TrimSuffix(name, ".") + "." }

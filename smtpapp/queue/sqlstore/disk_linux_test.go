@@ -216,6 +216,24 @@ func TestInodesAreUsedUp(t *testing.T) {
 	}
 }
 
+// TestReserve: what is to stay free can be changed while the store is open, and
+// that makes no more of a ballast than there was.
+func TestReserve(t *testing.T) {
+	s := openWith(t, tmpfs(t, "size=48m"), -1)
+	for i, c := range []struct {
+		free int64
+		code int
+	}{{-1, 0}, {64 << 20, 452}, {8 << 20, 0}, {0, 452}, {47 << 20, 452}, {-1, 0}, {1 << 20, 0}} {
+		s.Reserve(c.free)
+		err := put(t, s, fmt.Sprint(i), 100)
+		if c.code != 0 {
+			refusal(t, err, c.code)
+		} else if err != nil {
+			t.Errorf("%d octets: %v", c.free, err)
+		}
+	}
+}
+
 // TestReadOnly is an error, and no harm.
 func TestReadOnly(t *testing.T) {
 	dir := tmpfs(t, "size=64m")

@@ -9,27 +9,33 @@ import (
 
 const (
 	minSpace  = 512 << 20 // octets, or 5 %
-	minInodes = 1000
+	minInodes = 1000      // or 5 %, where nothing was configured
 )
 
 // room reports whether there is room for new mail, while what is queued can
 // still be worked on.
 func (s *Store) room() bool {
 	var st syscall.Statfs_t
-	if s.opts.FreeSpace < 0 || syscall.Statfs(s.dir, &st) != nil {
+	wanted := s.reserve.Load()
+	if wanted < 0 || syscall.Statfs(s.dir, &st) != nil {
 		return true
 	}
 	block := int64(st.Bsize) //nolint:unconvert // other systems have other types
-	free, wanted := int64(st.Bavail)*block, s.opts.FreeSpace
+	free := int64(st.Bavail) * block
+	inodes := uint64(minInodes)
 	if wanted == 0 {
 		wanted = max(minSpace, int64(st.Blocks)*block/20)
+		inodes = max(inodes, st.Files/20)
 	}
-	if free < wanted || st.Files > 0 && st.Ffree < minInodes || !s.ballast.keep(min(maxBallast, wanted/8), free-wanted) {
+	if free < wanted || st.Files > 0 && st.Ffree < inodes || !s.ballast.keep(min(maxBallast, wanted/8), free-wanted) {
 		s.opts.Log.Warn("no room for new mail", "free", free, "wanted", wanted, "inodes", st.Ffree)
 		return false
 	}
 	return true
 }
+
+// Reserve sets what must stay free, as Options.FreeSpace does.
+func (s *Store) Reserve(octets int64) { s.reserve.Store(octets) }
 
 // maxBallast is enough for the results of deliveries while somebody makes room.
 const maxBallast = 64 << 20

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"modernc.org/sqlite"
@@ -20,10 +21,12 @@ import (
 	"github.com/caddymail/caddy-smtp/smtpapp/queue"
 )
 
-// version of the schema. Older ones are brought up to it, newer ones refused.
-const version = 1
+// formats are the steps from each format to the next, from nothing to what this
+// release writes. What has been released is not changed any more: it is in
+// queues out there. Older ones are brought up, newer ones refused.
+var formats = []string{format1, format2, format3}
 
-const schema = `
+const format1 = `
 create table content (
 	id      integer primary key,
 	size    integer not null,
@@ -67,6 +70,23 @@ create table recipient (
 ) strict, without rowid;
 `
 
+// format2 is for the hands of operators.
+const format2 = `
+alter table recipient add column reason  text not null default '';   -- why it is held
+alter table recipient add column wish    integer not null default 0; -- after the attempt that has it
+alter table recipient add column history text not null default '';   -- JSON: the last attempts
+`
+
+// format3 has what waits found by the bin and the time. What is in no bin, as
+// new mail is, costs the indices nothing.
+const format3 = `
+alter table recipient add column bin    integer not null default 0;
+alter table recipient add column speak  integer not null default 0; -- when the sender is to be told
+alter table recipient add column starts integer not null default 0; -- attempts without a result
+create index recipient_due on recipient (bin, due) where bin <> 0;
+create index recipient_speak on recipient (bin, speak) where bin <> 0;
+`
+
 // Options of a Store. Zero fields have defaults.
 type Options struct {
 	// FreeSpace is what must stay free of the file system for messages to be
@@ -81,8 +101,11 @@ type Store struct {
 	opts Options
 	lock *os.File
 	read *sql.DB
+	stmt map[string]*sql.Stmt // that read
 	w    *writer
 
+	starts  starts
+	reserve atomic.Int64 // Options.FreeSpace
 	ballast ballast
 	closing sync.Once
 }
@@ -94,6 +117,7 @@ func Open(dir string, o Options) (*Store, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Store{dir: dir, opts: o, ballast: ballast{path: filepath.Join(dir, "ballast"), log: o.Log}}
+	s.reserve.Store(o.FreeSpace)
 	for _, d := range []string{dir, s.path("content"), s.path("incoming")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, err
@@ -123,7 +147,7 @@ func (s *Store) start() (err error) {
 			err = errors.Join(err, db.Close())
 		}
 	}()
-	if err := s.migrate(db); err != nil {
+	if err = s.migrate(db); err != nil {
 		return err
 	}
 	if s.read, err = s.open(); err != nil {
@@ -132,13 +156,39 @@ func (s *Store) start() (err error) {
 	s.read.SetMaxOpenConns(maxReaders)
 	s.read.SetMaxIdleConns(maxReaders)
 	if err = s.collect(); err == nil {
+		err = s.prepare()
+	}
+	if err == nil {
 		s.w, err = newWriter(db, s)
 	}
 	if err != nil {
-		return errors.Join(err, s.read.Close())
+		return errors.Join(err, s.closeRead())
+	}
+	if err = s.died(db); err != nil {
+		return errors.Join(err, s.starts.f.Close(), s.w.close(), s.closeRead())
 	}
 	s.room() // makes the ballast
 	return nil
+}
+
+// prepare prepares what is often asked.
+func (s *Store) prepare() (err error) {
+	s.stmt = map[string]*sql.Stmt{}
+	for name, text := range queries {
+		if s.stmt[name], err = s.read.PrepareContext(context.Background(), text); err != nil {
+			delete(s.stmt, name)
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (s *Store) closeRead() error {
+	var errs []error
+	for _, st := range s.stmt {
+		errs = append(errs, st.Close())
+	}
+	return errors.Join(append(errs, s.read.Close())...)
 }
 
 // maxReaders bounds the connections that read.
@@ -185,23 +235,32 @@ func (s *Store) migrate(db *sql.DB) error {
 	if err := db.QueryRow("pragma user_version").Scan(&v); err != nil {
 		return err
 	}
-	switch {
-	case v == version:
-		return nil
-	case v > version:
-		return fmt.Errorf("made by a newer release (format %d, this one knows %d)", v, version)
+	if v > len(formats) {
+		return fmt.Errorf("made by a newer release (format %d, this one knows %d)", v, len(formats))
 	}
-	if files, err := os.ReadDir(s.path("content")); err != nil {
-		return err
-	} else if len(files) > 0 { // they would be collected
-		return errors.New("there is content, but queue.db is not that which names it")
+	if v == 0 {
+		if files, err := os.ReadDir(s.path("content")); err != nil {
+			return err
+		} else if len(files) > 0 { // they would be collected
+			return errors.New("there is content, but queue.db is not that which names it")
+		}
 	}
+	for ; v < len(formats); v++ {
+		if err := step(db, v); err != nil {
+			return fmt.Errorf("from format %d to %d: %w", v, v+1, err)
+		}
+	}
+	return nil
+}
+
+// step brings a queue of one format to the next, or leaves it as it is.
+func step(db *sql.DB, from int) error {
 	tx, err := db.Begin()
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback()
-	if _, err := tx.Exec(schema + fmt.Sprintf("pragma user_version = %d;", version)); err != nil {
+	if _, err := tx.Exec(formats[from] + fmt.Sprintf("pragma user_version = %d;", from+1)); err != nil {
 		return err
 	}
 	return tx.Commit()
@@ -267,7 +326,7 @@ func (s *Store) Create() (*os.File, error) {
 // Commit makes a change durable. Only new mail is refused for want of room:
 // what is queued gets on, with its DSNs.
 func (s *Store) Commit(ctx context.Context, c *queue.Change) error {
-	if len(c.Update) == 0 && !s.room() {
+	if len(c.Update)+len(c.Mark) == 0 && !s.room() {
 		return errNoSpace
 	}
 	err := s.w.commit(ctx, c)
@@ -306,9 +365,12 @@ func common(err error) bool { return code(err) == codeBusy || code(err) == codeI
 // Close waits for what is being written and gives the folder back.
 func (s *Store) Close() (err error) {
 	s.closing.Do(func() {
-		err = errors.Join(s.w.close(), s.read.Close(), s.lock.Close())
+		err = errors.Join(s.w.close(), s.closeRead(), s.starts.f.Close(), s.lock.Close())
 	})
 	return err
 }
 
-var _ queue.Store = (*Store)(nil)
+var (
+	_ queue.Store    = (*Store)(nil)
+	_ queue.Reserver = (*Store)(nil)
+)

@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/message"
@@ -47,8 +48,9 @@ var statements = map[string]string{
 	"rollback": "rollback",
 	"content":  "insert into content (size, sha256, inline, file, eight_bit, nul, longest) values (?,?,?,?,?,?,?)",
 	"entry":    "insert into entry (id, queued, sender, envelope, envelope_crc, header, header_crc, content) values (?,?,?,?,?,?,?,?)",
-	"rcpt":     "insert into recipient (entry, idx, address, agent, detail, detail_crc, held, due) values (?,?,?,?,?,?,?,?)",
-	"later":    "update recipient set attempts=?, due=?, held=?, noticed=?, code=?, enh=?, reply=?, remote=? where entry=? and idx=?",
+	"rcpt":     "insert into recipient (entry, idx, address, agent, detail, detail_crc, held, reason, due, bin, speak) values (?,?,?,?,?,?,?,?,?,?,?)",
+	"later":    "update recipient set attempts=?, due=?, held=?, reason=?, noticed=?, code=?, enh=?, reply=?, remote=?, history=?, starts=?, bin=?, speak=? where entry=? and idx=?",
+	"mark":     "update recipient set agent=coalesce(nullif(?,''),agent), wish=? where entry=? and idx=?",
 	"done":     "delete from recipient where entry=? and idx=?",
 	"left":     "select exists (select 1 from recipient where entry=?)",
 	"body":     "select content from entry where id=?",
@@ -170,7 +172,7 @@ gather:
 		if len(ops) > 1 && !common(err) { // one of them may be at fault: each for itself
 			o.err = w.alone(o)
 		}
-		if full(o.err) && len(o.change.Update) > 0 && w.s.ballast.drop() {
+		if full(o.err) && len(o.change.Update)+len(o.change.Mark) > 0 && w.s.ballast.drop() {
 			o.err = w.alone(o)
 		}
 	}
@@ -234,6 +236,11 @@ func (w *writer) apply(o *op) error {
 			entries[r.Entry] = true
 		}
 	}
+	for _, m := range o.change.Mark {
+		if err := w.exec("mark", m.Agent, m.Wish, m.Entry, m.Index); err != nil {
+			return err
+		}
+	}
 	for id := range entries {
 		if err := w.sweep(id, o); err != nil {
 			return err
@@ -277,7 +284,7 @@ func (w *writer) add(e *queue.Entry, o *op, bodies map[*message.Body]int64) erro
 		if err != nil {
 			return err
 		}
-		if err := w.exec("rcpt", e.ID, r.Index, r.Address.String(), r.Agent, string(detail), crc(detail), r.Held, r.Due.UnixMicro()); err != nil {
+		if err := w.exec("rcpt", e.ID, r.Index, r.Address.String(), r.Agent, string(detail), crc(detail), r.Held, r.Reason, r.Due.UnixMicro(), r.Bin, micro(r.Speak)); err != nil {
 			return err
 		}
 	}
@@ -297,7 +304,29 @@ func (w *writer) update(r *queue.Recipient) error {
 	if reply == nil {
 		reply = new(mail.Reply)
 	}
-	return w.exec("later", r.Attempts, r.Due.UnixMicro(), r.Held, r.Noticed, reply.Code, reply.Enh, reply.Text, r.Last.RemoteMTA, r.Entry, r.Index)
+	history, err := pack(r.History)
+	if err != nil {
+		return err
+	}
+	return w.exec("later", r.Attempts, r.Due.UnixMicro(), r.Held, r.Reason, r.Noticed, reply.Code, reply.Enh, reply.Text, r.Last.RemoteMTA,
+		history, r.Starts, r.Bin, micro(r.Speak), r.Entry, r.Index)
+}
+
+// micro is a time as it is stored, 0 for none.
+func micro(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+// pack returns a history as it is stored.
+func pack(as []queue.Attempt) (string, error) {
+	if len(as) == 0 {
+		return "", nil
+	}
+	b, err := json.Marshal(as)
+	return string(b), err
 }
 
 // sweep removes an entry that has no recipient left, and its body if no other

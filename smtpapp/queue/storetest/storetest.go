@@ -25,6 +25,7 @@ func Run(t *testing.T, fresh func(t *testing.T) (open func() queue.Store)) {
 		"RoundTrip":     (*suite).roundTrip,
 		"Order":         (*suite).order,
 		"Update":        (*suite).update,
+		"Mark":          (*suite).mark,
 		"Done":          (*suite).done,
 		"SharedBody":    (*suite).sharedBody,
 		"Spooled":       (*suite).spooled,
@@ -32,6 +33,12 @@ func Run(t *testing.T, fresh func(t *testing.T) (open func() queue.Store)) {
 		"Closed":        (*suite).closed,
 		"CommitAtClose": (*suite).commitAtClose,
 		"Many":          (*suite).many,
+		"Begin":         (*suite).begin,
+		"Settled":       (*suite).settled,
+		"Bins":          (*suite).bins,
+		"Waiting":       (*suite).waiting,
+		"WaitingWhole":  (*suite).waitingWhole,
+		"Loose":         (*suite).loose,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &suite{T: t, open: fresh(t)}
@@ -149,12 +156,13 @@ func (s *suite) roundTrip() {
 	t := time.Now().Add(time.Hour).Truncate(time.Microsecond).UTC()
 	e.Envelope = &mail.Envelope{
 		From: mail.Address{Local: "a b", Domain: "from.test"}, Size: 5, Body: mail.Body8Bit, UTF8: true, RequireTLS: true,
-		Return: mail.ReturnHeaders, ID: "id+1", Auth: "<>", Priority: -3, DeliverBy: t, DeliverByReturn: true, HoldUntil: t, AuthUser: "u",
+		Return: mail.ReturnHeaders, ID: "id+1", Auth: "<>", Priority: -3, Prioritized: true, DeliverBy: t, DeliverByReturn: true, DeliverByTold: true, DeliverByTrace: true,
+		HoldUntil: t, AuthUser: "u", ClientIP: "192.0.2.9", Hello: "h.test",
 	}
 	r := e.Recipients[0]
 	r.Given = mail.Address{Local: "given", Domain: "example.test"}
-	r.Notify, r.Original, r.RRVS, r.Expanded = mail.NotifySuccess|mail.NotifyDelay, "rfc822;x@y", t, true
-	r.Held, r.Due = true, t
+	r.Notify, r.Original, r.RRVS, r.RRVSReject, r.Expanded = mail.NotifySuccess|mail.NotifyDelay, "rfc822;x@y", t, true, true
+	r.Held, r.Reason, r.Due = true, "why", t
 	s.commit(&queue.Change{Add: []*queue.Entry{e}})
 	for range 2 {
 		got := s.get("a")
@@ -165,7 +173,7 @@ func (s *suite) roundTrip() {
 			s.Fatalf("got %+v", got)
 		}
 		g := got.Recipients[0]
-		if !reflect.DeepEqual(g.Recipient, r.Recipient) || g.Entry != "a" || !g.Held || !g.Due.Equal(t) || g.Attempts != 0 || g.Done {
+		if !reflect.DeepEqual(g.Recipient, r.Recipient) || g.Entry != "a" || !g.Held || g.Reason != "why" || !g.Due.Equal(t) || g.Attempts != 0 || g.Done {
 			s.Errorf("recipient: got %+v %+v, want %+v %+v", g, g.Recipient, r, r.Recipient)
 		}
 		if got := s.read("a"); got != "Subject: x\r\n\r\n0123456789\r\n" {
@@ -197,15 +205,40 @@ func (s *suite) update() {
 	r := *e.Recipients[1]
 	r.Attempts, r.Due, r.Noticed, r.Held = 3, r.Due.Add(time.Hour), true, true
 	r.Last = queue.Status{Reply: mail.Refuse(451, "4.7.1", "line\nline"), RemoteMTA: "mx.test"}
+	r.Reason = "why"
+	r.History = []queue.Attempt{{At: e.Queued.UTC(), Took: time.Second, Agent: "x", Remote: "mx.test", Reply: "451 no\nno"}, {Agent: "y"}}
 	s.commit(&queue.Change{Update: []*queue.Recipient{&r}})
 	s.reopen()
 	got := s.get("a").Recipients
 	if g := got[1]; g.Attempts != 3 || !g.Due.Equal(r.Due) || !g.Noticed || !g.Held || g.Last.RemoteMTA != "mx.test" ||
-		!reflect.DeepEqual(g.Last.Reply, r.Last.Reply) {
+		!reflect.DeepEqual(g.Last.Reply, r.Last.Reply) || g.Reason != "why" || !reflect.DeepEqual(g.History, r.History) {
 		s.Errorf("got %+v", g)
 	}
-	if g := got[0]; g.Attempts != 0 || g.Noticed || g.Held || g.Last.Reply != nil {
+	if g := got[0]; g.Attempts != 0 || g.Noticed || g.Held || g.Last.Reply != nil || g.History != nil {
 		s.Errorf("another one changed: %+v", g)
+	}
+}
+
+// mark: an operator's wish and another agent are kept, beside what an attempt
+// writes, and over it.
+func (s *suite) mark() {
+	e := NewEntry("a", text(s, "x", 1), "x", "y")
+	s.commit(&queue.Change{Add: []*queue.Entry{e}})
+	s.commit(&queue.Change{Mark: []queue.Mark{{Entry: "a", Wish: queue.WishHold, Agent: "other"}, {Entry: "gone"}, {Entry: "a", Index: 7}}})
+	r := *e.Recipients[0]
+	r.Attempts = 1
+	s.commit(&queue.Change{Update: []*queue.Recipient{&r}})
+	s.reopen()
+	got := s.get("a").Recipients
+	if g := got[0]; g.Wish != queue.WishHold || g.Agent != "other" || g.Attempts != 1 {
+		s.Errorf("got %+v", g)
+	}
+	if g := got[1]; g.Wish != queue.NoWish || g.Agent != "agent" {
+		s.Errorf("another one changed: %+v", g)
+	}
+	s.commit(&queue.Change{Mark: []queue.Mark{{Entry: "a"}}})
+	if g := s.get("a").Recipients[0]; g.Wish != queue.NoWish || g.Agent != "other" {
+		s.Errorf("got %+v", g)
 	}
 }
 
@@ -399,5 +432,78 @@ func (s *suite) many() {
 		return true
 	}); err != nil || n != 320 {
 		s.Errorf("%d recipients are left, want 320; %v", n, err)
+	}
+}
+
+// begin: attempts that end are none of those that ended with the process.
+func (s *suite) begin() {
+	for _, id := range []string{"a", "b", "c"} {
+		s.commit(&queue.Change{Add: []*queue.Entry{NewEntry(id, text(s, id, 1), "x", "y")}})
+	}
+	starts := func(want string) {
+		s.Helper()
+		got := ""
+		for _, id := range []string{"a", "b", "c"} {
+			for _, r := range s.get(id).Recipients {
+				got += fmt.Sprint(r.Starts)
+			}
+		}
+		if got != want {
+			s.Errorf("got %s starts, want %s", got, want)
+		}
+	}
+	s.Begin("a")
+	s.Begin("a") // for another site
+	s.Begin("b").End()
+	s.Begin("gone")
+	s.Begin(strings.Repeat("long", 100)).End()
+	due := s.get("a").Recipients[0].Due
+	s.reopen()
+	starts("110000")
+	if !s.get("a").Recipients[0].Due.Equal(due) {
+		s.Error("the first time, it has to wait")
+	}
+	s.Begin("b").End()
+	s.Begin("c")
+	s.Begin("a")
+	s.reopen()
+	starts("220011")
+	if in := time.Until(s.get("a").Recipients[0].Due); in < -5*time.Second || in > time.Minute {
+		s.Errorf("the second time, it is due in %v", in)
+	}
+	s.reopen()
+	starts("220011")
+	a := s.get("a")
+	a.Recipients[0].Starts, a.Recipients[1].Held = 0, true
+	s.commit(&queue.Change{Update: a.Recipients})
+	s.Begin("a")
+	s.reopen()
+	starts("120011")
+}
+
+// settled: what is known to be done is, though the process ended before it was
+// committed.
+func (s *suite) settled() {
+	s.commit(&queue.Change{Add: []*queue.Entry{
+		NewEntry("a", text(s, "a", 10_000), "x", "y", "z"), NewEntry("b", text(s, "b", 10_000), "x"), NewEntry("c", text(s, "c", 1), "x"),
+	}})
+	s.Begin("a").Settled([]int{0, 2})
+	s.Begin("b").Settled([]int{0})
+	s.Begin("gone").Settled([]int{0, 7, 100_000})
+	c := s.Begin("c")
+	c.Settled(nil)
+	c.Settled([]int{0})
+	c.End()
+	s.reopen()
+	if got := s.get("a").Recipients; len(got) != 1 || got[0].Index != 1 || got[0].Starts != 1 {
+		s.Errorf("got %+v", got)
+	}
+	s.gone("b")
+	if got := s.get("c").Recipients; len(got) != 1 || got[0].Starts != 0 {
+		s.Errorf("got %+v", got)
+	}
+	s.reopen()
+	if got := s.get("a").Recipients; len(got) != 1 || got[0].Starts != 1 {
+		s.Errorf("got %+v", got)
 	}
 }
