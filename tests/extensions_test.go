@@ -2,7 +2,6 @@ package tests
 
 import (
 	"fmt"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -127,7 +126,6 @@ func TestExtensions(t *testing.T) {
 		t.Errorf("got %+v", e)
 	}
 	h.load(fmt.Sprintf(extended, full.Addr, plain.Addr)) // the session ends
-	http.DefaultClient.CloseIdleConnections()            // to the admin API of before
 	full.Set()
 	wait(t, "a second attempt", func() bool {
 		h.post("/smtp/queue/" + list[0].ID + "/retry")

@@ -199,10 +199,13 @@ func mails(t testing.TB, dir string) []string {
 	return out
 }
 
+// patience is for machines that are busy with other tests, too.
+const patience = time.Minute
+
 // wait polls until f is true.
 func wait(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(15 * time.Second); !f(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience); !f(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%s: it took too long", what)
 		}
@@ -304,13 +307,32 @@ func insecure(name string) *tls.Config {
 	return &tls.Config{InsecureSkipVerify: true, ServerName: name} //nolint:gosec // the test looks at the certificate itself
 }
 
+// adminClient keeps no connections: a reload would close them.
+var adminClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+
+// ask asks the admin API, and again where a reload has reset the connection in the
+// backlog of the listener of before.
+func (h *host) ask(method, path string) *http.Response {
+	h.t.Helper()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		req, err := http.NewRequest(method, "http://"+h.admin+path, nil)
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		resp, err := adminClient.Do(req)
+		if err == nil {
+			return resp
+		}
+		if time.Now().After(end) {
+			h.t.Fatal(err)
+		}
+	}
+}
+
 // get asks the admin API.
 func (h *host) get(path string, into any) int {
 	h.t.Helper()
-	resp, err := http.Get("http://" + h.admin + path)
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	resp := h.ask(http.MethodGet, path)
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
@@ -450,10 +472,7 @@ func refusingServer(t testing.TB) (addr string) {
 
 func (h *host) post(path string) int {
 	h.t.Helper()
-	resp, err := http.Post("http://"+h.admin+path, "", nil)
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	resp := h.ask(http.MethodPost, path)
 	resp.Body.Close()
 	return resp.StatusCode
 }

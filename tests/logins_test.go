@@ -170,14 +170,7 @@ func TestLoginGuesses(t *testing.T) {
 
 func (h *host) del(path string) int {
 	h.t.Helper()
-	req, err := http.NewRequest(http.MethodDelete, "http://"+h.admin+path, nil)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	resp := h.ask(http.MethodDelete, path)
 	resp.Body.Close()
 	return resp.StatusCode
 }

@@ -287,16 +287,11 @@ func TestCanaries(t *testing.T) {
 
 	places := map[string]string{"replies": seen.String()}
 	for _, path := range []string{"/config/", "/metrics", "/smtp/queue", "/smtp/bans"} {
-		resp, err := http.Get("http://" + h.admin + path)
-		if err != nil {
-			t.Fatal(err)
+		var b string
+		if code := h.get(path, &b); code != http.StatusOK {
+			t.Fatalf("%s: %d", path, code)
 		}
-		b, err := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if err != nil || resp.StatusCode != http.StatusOK {
-			t.Fatalf("%s: %s, %v", path, resp.Status, err)
-		}
-		places[path] = string(b)
+		places[path] = b
 	}
 	users := filepath.Join(h.dir, "users")
 	if err := os.WriteFile(users, []byte("alice:"+wrong+"\n"), 0o600); err != nil {

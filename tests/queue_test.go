@@ -59,10 +59,7 @@ func (h *host) queue(query string) (list []queuedMail) {
 // operate posts to the queue and returns the status and the lines of the answer.
 func (h *host) operate(path string) (status int, lines []map[string]any) {
 	h.t.Helper()
-	resp, err := http.Post("http://"+h.admin+"/smtp/queue"+path, "", nil)
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	resp := h.ask(http.MethodPost, "/smtp/queue"+path)
 	defer resp.Body.Close()
 	for s := bufio.NewScanner(resp.Body); s.Scan(); {
 		m := map[string]any{}
