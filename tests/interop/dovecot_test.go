@@ -84,6 +84,7 @@ func (d *dovecot) start() {
 	d.proc = start(d.t, "dovecot", contained("dovecot", "-F", "-c", filepath.Join(d.dir, "dovecot.conf")))
 	d.proc.serves(d.t, "tcp", d.addr)
 	d.proc.serves(d.t, "unix", d.socket)
+	d.proc.serves(d.t, "unix", d.dir+"/auth")
 }
 
 func (d *dovecot) box(user string) string { return filepath.Join(d.dir, "mail", user) }
@@ -164,7 +165,6 @@ func TestDovecotLogins(t *testing.T) {
 	h := newHost(t)
 	d := newDovecot(t, h.addr("lmtp"))
 	d.start()
-	d.proc.serves(t, "unix", d.dir+"/auth")
 	h.serve(boxes+sourced("asks", "dovecot unix/"+d.dir+"/auth"), "asks")
 	right := attempt{"Known@Example.test", "secret", 235, "known@example.test//"}
 	h.attempts("asks", right,
