@@ -29,6 +29,10 @@ type Transaction struct {
 	// has been said: what it returns without error the peer may take. On an
 	// error the connection is closed and nothing is delivered.
 	Commit func(ctx context.Context) error
+
+	// Taken, if set, is called with the indices of recipients for whom the peer
+	// took the message, as soon as it has said so.
+	Taken func(rcpts []int)
 }
 
 // A Result is what became of one recipient.
@@ -342,13 +346,22 @@ func (s *sending) verdict(ctx context.Context) error {
 			return err
 		}
 		if !s.c.opts.LMTP || r.Code == 421 {
-			for _, i := range s.open[n:] {
-				s.results[i] = Result{Reply: r, Phase: PhaseDot}
-			}
+			s.settle(s.open[n:], r)
 			break
 		}
-		s.results[i] = Result{Reply: r, Phase: PhaseDot}
+		s.settle([]int{i}, r)
 	}
 	s.c.dirty = false
 	return nil
+}
+
+// settle notes what the peer says of the content for recipients.
+func (s *sending) settle(rcpts []int, r *mail.Reply) {
+	result := Result{Reply: r, Phase: PhaseDot}
+	if s.tx.Taken != nil && result.Accepted() {
+		s.tx.Taken(rcpts)
+	}
+	for _, i := range rcpts {
+		s.results[i] = result
+	}
 }

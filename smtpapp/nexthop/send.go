@@ -297,6 +297,13 @@ func (a *attempt) send(ctx context.Context, c *client.Conn, batch []int) ([]clie
 	for _, i := range batch {
 		tx.Recipients = append(tx.Recipients, a.rcpts[i])
 	}
+	tx.Taken = func(indices []int) {
+		var rs []*mail.Recipient
+		for _, n := range indices {
+			rs = append(rs, tx.Recipients[n])
+		}
+		a.d.Took(rs...)
+	}
 	return c.Send(ctx, tx)
 }
 

@@ -524,7 +524,16 @@ func TestLMTP(t *testing.T) {
 	w := &world{at: map[string]*clienttest.Server{"192.0.2.1:25": srv}}
 	d := delivery(t, "a@o.test", "b@o.test", "c@o.test", "d@o.test", "e@o.test")
 	s := sender(t, w, func(s *Sender) { s.Client.LMTP, s.Done, s.Own, s.TLS.Mode = true, queue.Delivered, true, TLSOff })
+	var taken []string
+	d.Taken = func(rs []*mail.Recipient) {
+		for _, r := range rs {
+			taken = append(taken, r.Address.Local)
+		}
+	}
 	got := words(s.Send(t.Context(), d, d.Envelope.Recipients, hosts("a.mx.test")))
+	if len(taken) != 1 || taken[0] != "a" {
+		t.Errorf("taken: %v", taken)
+	}
 	const h = " a.mx.test"
 	if want := "delivered 250 2.0.0" + h + "\nfailed 550 5.1.1" + h + "\ndelayed 452 4.2.2" + h + "\ndelayed 451 4.4.2" + h + " in doubt\ndelayed 451 4.4.2" + h + " in doubt"; got != want {
 		t.Errorf("got\n%s", got)

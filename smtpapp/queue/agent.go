@@ -81,6 +81,18 @@ type Delivery struct {
 	Attempt  int // 1 is the first
 	Queued   time.Time
 	Log      *slog.Logger
+
+	// Taken, if not nil, is what Took calls.
+	Taken func(rs []*mail.Recipient)
+}
+
+// Took says of recipients, as they are in the envelope, that the message has been
+// delivered to them, before Deliver says so of all: should the process end in
+// between, they are not tried again. It may be called from several goroutines.
+func (d *Delivery) Took(rs ...*mail.Recipient) {
+	if d.Taken != nil {
+		d.Taken(rs)
+	}
 }
 
 // A Policy is what one configuration says about delivery. It is not changed

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
@@ -98,7 +99,7 @@ func (q *Queue) attempt(p *Policy, t *ticket) {
 		return
 	}
 	started := q.store.Begin(t.entry.ID)
-	statuses, met := q.deliver(p, t)
+	statuses, met := q.deliver(p, t, started)
 	now := time.Now()
 	unreachable := true
 	for i, r := range t.rcpts {
@@ -140,6 +141,31 @@ func silent(t *ticket) (indices []int) {
 		}
 	}
 	return indices
+}
+
+// taken notes recipients whom the agent has delivered to, of those of whom nobody
+// has to hear, whatever the delivery is called.
+func (t *ticket) taken(started Started) func([]*mail.Recipient) {
+	return func(rs []*mail.Recipient) {
+		var indices []int
+		for _, r := range t.rcpts {
+			if slices.Contains(rs, r.Recipient) && (t.entry.Envelope.From.IsNull() || quiet(t.entry.Envelope, r)) {
+				indices = append(indices, r.Index)
+			}
+		}
+		started.Settled(indices)
+	}
+}
+
+// quiet reports whether a delivery to r is nothing that its sender hears of.
+func quiet(env *mail.Envelope, r *Recipient) bool {
+	c := *r
+	for _, a := range []Action{Delivered, Relayed} {
+		if c.Last = (Status{Action: a}); wanted(env, &c) {
+			return false
+		}
+	}
+	return true
 }
 
 // makeUp grants wishes that were stored, without an attempt: the process ended
@@ -351,7 +377,7 @@ func (f fault) befalls(r *Recipient) {
 
 // deliver runs the agent. However it ends, there is a status for each
 // recipient.
-func (q *Queue) deliver(p *Policy, t *ticket) (statuses []Status, met fault) {
+func (q *Queue) deliver(p *Policy, t *ticket, started Started) (statuses []Status, met fault) {
 	statuses = make([]Status, len(t.rcpts))
 	log := p.Log.With("id", t.entry.ID, "agent", t.site.agent)
 	content, err := q.content(t)
@@ -364,7 +390,7 @@ func (q *Queue) deliver(p *Policy, t *ticket) (statuses []Status, met fault) {
 	}
 	ctx, cancel := q.attemptContext(p)
 	defer cancel()
-	if q.call(ctx, p, t, content, statuses, log) {
+	if q.call(ctx, p, t, started, content, statuses, log) {
 		return statuses, CauseDeath
 	}
 	for _, s := range statuses {
@@ -391,7 +417,7 @@ func (q *Queue) attemptContext(p *Policy) (context.Context, context.CancelFunc) 
 }
 
 // call is the agent's turn.
-func (q *Queue) call(ctx context.Context, p *Policy, t *ticket, content *message.Message, statuses []Status, log *slog.Logger) (panicked bool) {
+func (q *Queue) call(ctx context.Context, p *Policy, t *ticket, started Started, content *message.Message, statuses []Status, log *slog.Logger) (panicked bool) {
 	env := *t.entry.Envelope
 	attempt := 0
 	for _, r := range t.rcpts {
@@ -407,6 +433,7 @@ func (q *Queue) call(ctx context.Context, p *Policy, t *ticket, content *message
 	}()
 	copy(statuses, p.Agents[t.site.agent].Deliver(ctx, &Delivery{
 		ID: t.entry.ID, Envelope: &env, Content: content, Attempt: attempt, Queued: t.entry.Queued, Log: log,
+		Taken: t.taken(started),
 	}))
 	return false
 }

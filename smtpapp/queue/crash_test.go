@@ -56,6 +56,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("QUEUE_DOOMED"); dir != "" {
 		doomed(dir)
 	}
+	if dir := os.Getenv("QUEUE_CUT_SHORT"); dir != "" {
+		cutShort(dir)
+	}
 	os.Exit(m.Run())
 }
 
@@ -290,12 +293,43 @@ type fatal struct{ *sqlstore.Store }
 
 func (f fatal) Commit(ctx context.Context, c *queue.Change) error {
 	if len(c.Update) > 0 {
-		if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
-			panic(err)
-		}
-		select {}
+		die()
 	}
 	return f.Store.Commit(ctx, c)
+}
+
+func die() {
+	if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
+		panic(err)
+	}
+	select {}
+}
+
+// A leaver is an agent that delivers to two recipients of three, and with whom
+// the process ends before he can say so of all.
+type leaver struct{}
+
+func (leaver) Deliver(_ context.Context, d *queue.Delivery) []queue.Status {
+	for _, r := range d.Envelope.Recipients {
+		if r.Address.Local != "later" {
+			d.Took(r)
+		}
+	}
+	die()
+	return nil
+}
+
+func cutShort(dir string) {
+	s, err := sqlstore.Open(dir, sqlstore.Options{FreeSpace: -1})
+	if err != nil {
+		panic(err)
+	}
+	q, err := queue.Open(s, nil)
+	if err != nil {
+		panic(err)
+	}
+	q.Attach(policy(map[string]queue.Agent{"a": leaver{}}))
+	select {}
 }
 
 // doomed delivers to two recipients of three in such a process.
@@ -320,6 +354,12 @@ func doomed(dir string) {
 // TestKilledBeforeCommit: who is delivered to is not again, though the process
 // ended before that was committed, unless the sender is to hear of it.
 func TestKilledBeforeCommit(t *testing.T) {
+	for _, how := range []string{"QUEUE_DOOMED", "QUEUE_CUT_SHORT"} {
+		t.Run(how, func(t *testing.T) { killedBeforeCommit(t, how) })
+	}
+}
+
+func killedBeforeCommit(t *testing.T, how string) {
 	dir := t.TempDir()
 	q := open(t, dir)
 	o := object(t, content, "x@a.test a", "later@a.test a", "told@a.test a")
@@ -327,7 +367,7 @@ func TestKilledBeforeCommit(t *testing.T) {
 	id := q.accept(o)
 	q.close()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "QUEUE_DOOMED="+dir)
+	cmd.Env = append(os.Environ(), how+"="+dir)
 	if out, err := cmd.CombinedOutput(); err == nil || len(out) > 0 {
 		t.Fatalf("%s, %v", out, err)
 	}

@@ -53,7 +53,8 @@ type Store interface {
 // the machine's power: they are for the moment until a commit.
 type Started interface {
 	// Settled notes recipients that are done, with nothing to be told to anybody.
-	// They are when the store is opened again, whatever was committed.
+	// They are when the store is opened again, whatever was committed. It may be
+	// called from several goroutines.
 	Settled(indices []int)
 	// End is for when the result has been committed.
 	End()

@@ -201,7 +201,10 @@ func (a *Agent) Deliver(ctx context.Context, d *queue.Delivery) []queue.Status {
 		}
 		wg.Go(func() {
 			defer func() { <-a.slots }()
-			statuses[i] = a.deliver(ctx, d, d.Envelope.Recipients[i])
+			r := d.Envelope.Recipients[i]
+			if statuses[i] = a.deliver(ctx, d, r); statuses[i].Action == queue.Delivered {
+				d.Took(r)
+			}
 		})
 	}
 	wg.Wait()

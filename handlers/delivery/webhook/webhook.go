@@ -241,6 +241,11 @@ func (a *Agent) Deliver(ctx context.Context, d *queue.Delivery) []queue.Status {
 		if err != nil {
 			d.Log.Error("calling a webhook", "endpoint", a.url.Host, "error", err)
 		}
+		for i, s := range some {
+			if s.Action == queue.Delivered {
+				d.Took(rest[i])
+			}
+		}
 		statuses = append(statuses, some...)
 		rest = rest[n:]
 	}

@@ -59,6 +59,7 @@ func (t *slot) read() (entry string, done []int) {
 type start struct {
 	s    *starts
 	n    int64
+	mu   sync.Mutex
 	text slot
 }
 
@@ -88,6 +89,8 @@ func (a *start) write() {
 
 // Settled notes recipients that are done.
 func (a *start) Settled(indices []int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if a.text[0] == 0 || len(indices) == 0 {
 		return
 	}
@@ -101,6 +104,8 @@ func (a *start) Settled(indices []int) {
 
 // End forgets the attempt.
 func (a *start) End() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if a.text[0] == 0 {
 		return
 	}
