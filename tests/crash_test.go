@@ -1,12 +1,15 @@
 package tests
 
 import (
+	"bufio"
 	"crypto/tls"
 	"fmt"
+	"log"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -21,8 +24,9 @@ import (
 // A traffic is clients that send as fast as they are let, and what they were
 // told.
 type traffic struct {
-	addr string
-	tls  bool
+	addr  string
+	tls   bool
+	pause time.Duration // before a message, at most
 
 	mu     sync.Mutex
 	acked  map[string]bool // subjects
@@ -32,8 +36,8 @@ type traffic struct {
 	wg     sync.WaitGroup
 }
 
-func newTraffic(addr string, clients int, tls bool) *traffic {
-	tr := &traffic{addr: addr, tls: tls, acked: map[string]bool{}, stop: make(chan struct{})}
+func newTraffic(addr string, clients int, tls bool, pause time.Duration) *traffic {
+	tr := &traffic{addr: addr, tls: tls, pause: pause, acked: map[string]bool{}, stop: make(chan struct{})}
 	for c := range clients {
 		tr.wg.Go(func() {
 			for n := 0; !tr.stopped(); n++ {
@@ -93,6 +97,7 @@ func (tr *traffic) session(name string) {
 	}
 	first := rand.IntN(21) // a reload ends the session after one
 	for i := first; i < first+20; i++ {
+		time.Sleep(rand.N(tr.pause + 1))
 		if tr.stopped() || !tr.message(k, fmt.Sprintf("%s-%d", name, i), i) {
 			return
 		}
@@ -168,31 +173,50 @@ func (tr *traffic) lost() {
 
 // A tally counts what arrived, by subject.
 type tally struct {
-	mu    sync.Mutex
-	count map[string]int
-	raw   []string // what was not looked at yet
+	mu      sync.Mutex
+	count   map[string]int
+	unheard map[string]int // how often the reply was not read
+	damaged []string
 }
 
-// look counts what has come. Until then the sink, which is quick to answer, is
-// not to be kept from that.
-func (y *tally) look(t *testing.T) {
-	y.mu.Lock()
-	raw := y.raw
-	y.raw = nil
-	y.mu.Unlock()
-	for _, m := range raw {
-		y.add(t, m)
+func newTally() *tally { return &tally{count: map[string]int{}, unheard: map[string]int{}} }
+
+// whole reports whether a message is as traffic sends it.
+func whole(m string) bool {
+	_, body, _ := strings.Cut(strings.ReplaceAll(m, "\r", ""), "\n\n")
+	return strings.HasPrefix(body, "hello\n") || strings.Count(body, "0123456789\n") == 5000
+}
+
+func subject(m string) string {
+	_, s, _ := strings.Cut(m, "Subject: ")
+	s, _, _ = strings.Cut(s, "\n")
+	return strings.TrimSpace(s)
+}
+
+// add counts a message.
+func (y *tally) add(m string) { y.hear(event(m)) }
+
+// event is what there is to say of a message.
+func event(m string) string {
+	if whole(m) {
+		return "whole " + subject(m)
 	}
+	return "damaged " + subject(m)
 }
 
-func (y *tally) add(t *testing.T, m string) {
+// hear counts what a sink says.
+func (y *tally) hear(event string) {
+	what, s, _ := strings.Cut(event, " ")
 	y.mu.Lock()
 	defer y.mu.Unlock()
-	_, s, _ := strings.Cut(m, "Subject: ")
-	s, rest, _ := strings.Cut(s, "\n")
-	y.count[strings.TrimSpace(s)]++
-	if body := strings.ReplaceAll(rest, "\r", ""); !strings.Contains(body, "hello\n") && strings.Count(body, "0123456789\n") != 5000 {
-		t.Errorf("%s arrived with another body, of %d octets", s, len(body))
+	switch what {
+	case "unheard":
+		y.unheard[s]++
+	case "damaged":
+		y.damaged = append(y.damaged, s)
+		fallthrough
+	default:
+		y.count[s]++
 	}
 }
 
@@ -205,6 +229,15 @@ func (y *tally) repeated() (extra, most int) {
 	return extra, most
 }
 
+// ours returns how many of these are no fault of the network: the host's reply
+// had been read when the process ended.
+func (y *tally) ours() (n int) {
+	for s, got := range y.count {
+		n += max(0, got-1-y.unheard[s])
+	}
+	return n
+}
+
 // arrived reads what a Maildir and a sink got.
 func arrived(t *testing.T, h *host, far *tally) (box *tally) {
 	t.Helper()
@@ -212,9 +245,9 @@ func arrived(t *testing.T, h *host, far *tally) (box *tally) {
 		var es []any
 		return h.get("/smtp/queue", &es) == http.StatusOK && len(es) == 0
 	})
-	box = &tally{count: map[string]int{}}
+	box = newTally()
 	for _, m := range mails(t, filepath.Join(h.dir, "mail", "example.test", "alice")) {
-		box.add(t, m)
+		box.add(m)
 	}
 	return box
 }
@@ -251,6 +284,9 @@ func (tr *traffic) check(t *testing.T, box, far *tally) {
 	if lost > 0 {
 		t.Errorf("%d of %d are lost", lost, len(tr.acked))
 	}
+	for _, s := range append(box.damaged, far.damaged...) {
+		t.Errorf("%s arrived with another body", s)
+	}
 	if extra, _ := box.repeated(); extra > 0 {
 		t.Errorf("%d copies too many in a Maildir", extra)
 	}
@@ -262,19 +298,61 @@ func (tr *traffic) check(t *testing.T, box, far *tally) {
 		len(tr.acked), len(box.count), len(far.count), extra, most, tr.broken)
 }
 
-// counted is a sink that is counted.
+// counted is a sink that is counted. It is a process of its own, as a next hop
+// is: what it answers is on its way for as long as that takes, and not for as long
+// as the clients here let it wait.
 func counted(t *testing.T) (addr string, y *tally) {
 	t.Helper()
-	s := newSink(t)
-	y = &tally{count: map[string]int{}}
+	y = newTally()
+	addr = fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "CADDY_SMTP_SINK="+addr)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan struct{})
 	go func() {
-		for m := range s.mail {
-			y.mu.Lock()
-			y.raw = append(y.raw, m)
-			y.mu.Unlock()
+		defer close(read)
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			y.hear(lines.Text())
 		}
 	}()
-	return s.addr, y
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		<-read
+		cmd.Wait()
+	})
+	wait(t, "the sink", func() bool {
+		conn, err := net.Dial("tcp", addr)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+	return addr, y
+}
+
+// beSink is that process.
+func beSink(addr string) {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		log.Fatal(err)
+	}
+	var mu sync.Mutex
+	say := func(line string) {
+		mu.Lock()
+		defer mu.Unlock()
+		fmt.Println(line)
+	}
+	(&sink{
+		took:    func(m string) { say(event(m)) },
+		unheard: func(m string) { say("unheard " + subject(m)) },
+	}).run(ln)
 }
 
 const mixed = `
@@ -301,14 +379,15 @@ func mixedConfig(sink, tls string) string {
 	return strings.NewReplacer("SINK", sink, "TLS", tls).Replace(mixed)
 }
 
-// endings runs traffic over processes that end by a signal at a random moment.
-func endings(t *testing.T, sig syscall.Signal, n int) {
+// endings runs traffic over processes that end by a signal at a random moment, and
+// holds them to so many copies too many for each end.
+func endings(t *testing.T, sig syscall.Signal, n int, pause time.Duration, limit float64) {
 	if os.Getenv("CADDY_SMTP_SOAK") != "" {
 		n *= 20
 	}
 	sink, far := counted(t)
 	p := runCaddy(t, mixedConfig(sink, "tls off"))
-	tr := newTraffic(p.addr("mx"), 16, false)
+	tr := newTraffic(p.addr("mx"), 16, false, pause)
 	var slowest time.Duration
 	for range n {
 		time.Sleep(time.Duration(300+rand.IntN(700)) * time.Millisecond)
@@ -323,31 +402,38 @@ func endings(t *testing.T, sig syscall.Signal, n int) {
 		slowest = max(slowest, time.Since(began))
 	}
 	tr.end()
+	if sig != syscall.SIGKILL && tr.broken > 0 {
+		t.Errorf("%d sessions broke off", tr.broken)
+	}
 	p.release()
 	box := arrived(t, p.host, far)
-	far.look(t)
 	far.mu.Lock()
 	defer far.mu.Unlock()
 	tr.check(t, box, far)
-	t.Logf("it served again within %v", slowest)
 	extra, most := far.repeated()
-	limit := 4 * n // what the sink has taken and we have not heard of, on a machine that is busy
-	if sig != syscall.SIGKILL {
-		limit = n / 10
-		if tr.broken > 0 {
-			t.Errorf("%d sessions broke off", tr.broken)
-		}
-	}
-	if extra > limit || most > 3 {
-		t.Errorf("%d copies too many at the sink after %d ends, at most %d of one", extra, n, most)
+	t.Logf("%d ends, it served again within %v; %.2f copies too many for each, of which %d in all of messages whose reply had been read",
+		n, slowest, float64(extra)/float64(n), far.ours())
+	if float64(extra) > limit*float64(n) || most > 3 || far.ours() > n/5 {
+		t.Errorf("%d copies too many at the sink after %d ends, at most %d of one, %d of them ours", extra, n, most, far.ours())
 	}
 }
 
-// TestKilled: kill -9.
-func TestKilled(t *testing.T) { endings(t, syscall.SIGKILL, 10) }
+// TestKilled: kill -9. What the sink has answered and was never read is sent again
+// (RFC 1047): how much that is depends on how busy the machine is, and how many
+// messages a second there are.
+func TestKilled(t *testing.T) {
+	t.Run("as fast as it goes", func(t *testing.T) { endings(t, syscall.SIGKILL, 5, 0, 4) })
+	t.Run("at a third of that", func(t *testing.T) {
+		limit := 2.0 // of so few
+		if os.Getenv("CADDY_SMTP_SOAK") != "" {
+			limit = 0.5
+		}
+		endings(t, syscall.SIGKILL, 5, 80*time.Millisecond, limit)
+	})
+}
 
 // TestTerminated: an orderly end breaks off no session, and repeats nothing.
-func TestTerminated(t *testing.T) { endings(t, syscall.SIGTERM, 5) }
+func TestTerminated(t *testing.T) { endings(t, syscall.SIGTERM, 5, 0, 0.1) }
 
 // TestReloadStorm: reloads, one upon another, with sessions in STARTTLS and in
 // the middle of DATA, lose no connection and repeat nothing.
@@ -356,13 +442,12 @@ func TestReloadStorm(t *testing.T) {
 	sink, far := counted(t)
 	cfg := mixedConfig(sink, "tls internal")
 	h.load(cfg)
-	tr := newTraffic(h.addr("mx"), 16, true)
+	tr := newTraffic(h.addr("mx"), 16, true, 0)
 	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Duration(rand.IntN(100)) * time.Millisecond) {
 		h.load(cfg)
 	}
 	tr.end()
 	box := arrived(t, h, far)
-	far.look(t)
 	far.mu.Lock()
 	defer far.mu.Unlock()
 	tr.check(t, box, far)

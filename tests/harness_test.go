@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -29,6 +30,9 @@ import (
 
 // TestMain keeps Caddy's data away from that of the user.
 func TestMain(m *testing.M) {
+	if addr := os.Getenv("CADDY_SMTP_SINK"); addr != "" {
+		beSink(addr)
+	}
 	dir, err := os.MkdirTemp("", "caddy-smtp-tests")
 	if err != nil {
 		log.Fatal(err)
@@ -352,6 +356,11 @@ func (h *host) get(path string, into any) int {
 type sink struct {
 	addr string
 	mail chan string
+
+	// took is told of each message before it is answered, and unheard, if not nil,
+	// of one to which the reply was not read: the connection is reset then, where it
+	// would end if it had been.
+	took, unheard func(string)
 }
 
 // newSink takes any message. It is no part of what is tested, so it is the
@@ -364,29 +373,37 @@ func sinkAt(t testing.TB, addr string) *sink {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &sink{ln.Addr().String(), make(chan string, 10_000)}
+	s := &sink{addr: ln.Addr().String(), mail: make(chan string, 10_000)}
+	s.took = func(m string) { s.mail <- m }
 	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go s.serve(conn)
-		}
-	}()
+	go s.run(ln)
 	return s
+}
+
+func (s *sink) run(ln net.Listener) {
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		go s.serve(conn)
+	}
 }
 
 func (s *sink) serve(conn net.Conn) {
 	defer conn.Close()
 	r := bufio.NewReader(conn)
 	fmt.Fprint(conn, "220 sink.test ESMTP\r\n")
+	last := "" // whose reply may be unread
 	for {
 		l, err := r.ReadString('\n')
 		if err != nil {
+			if last != "" && s.unheard != nil && !errors.Is(err, io.EOF) {
+				s.unheard(last)
+			}
 			return
 		}
+		last = ""
 		switch strings.ToUpper(strings.TrimSpace(l[:min(4, len(l))])) {
 		case "DATA":
 			fmt.Fprint(conn, "354 go on\r\n")
@@ -397,7 +414,8 @@ func (s *sink) serve(conn net.Conn) {
 				}
 				b.WriteString(l)
 			}
-			s.mail <- b.String()
+			last = b.String()
+			s.took(last)
 			fmt.Fprint(conn, "250 2.0.0 taken\r\n")
 		case "QUIT":
 			fmt.Fprint(conn, "221 bye\r\n")
