@@ -57,9 +57,13 @@ func decoded(s string) string {
 	return wide.plain(s)
 }
 
+// wrapColumns is how wide lines are that people read.
+const wrapColumns = 70
+
 // wrap breaks a line at spaces for people to read.
-func wrap(s string) []string {
-	const columns = 70
+func wrap(s string) []string { return wrapTo(wrapColumns, s) }
+
+func wrapTo(columns int, s string) []string {
 	var lines []string
 	col := columns
 	for _, word := range strings.Fields(s) {

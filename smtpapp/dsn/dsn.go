@@ -6,7 +6,7 @@ package dsn
 import (
 	"errors"
 	"fmt"
-	"text/template"
+	"log/slog"
 	"time"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
@@ -53,9 +53,19 @@ type Report struct {
 	// From is who the notification is from; the zero Address for postmaster at
 	// Hostname.
 	From mail.Address
-	// Template makes the part that people read; nil for DefaultText's. See
-	// ParseTemplate.
-	Template *template.Template
+
+	// To is who is told; the zero Address for the sender. Another one is told of
+	// a double failure: that the sender of a failed message cannot be told.
+	To mail.Address
+	// Template makes the part that people read, and the subject; nil for
+	// DefaultText.
+	Template *Template
+	// Returned is the most of a failed message that is given back, in octets, at
+	// most MaxReturned; of a larger one its header is. Zero is 50,000, and
+	// negative is the header always.
+	Returned int64
+	// Log hears of a template that fails; nil for nobody.
+	Log *slog.Logger
 
 	// Envelope and Content are those of the message that is reported on. The
 	// recipients are those below. Content may be nil if it is lost.
@@ -113,7 +123,7 @@ func (r *Report) kind() Action {
 // alphabet tells whether the notification needs the forms of RFC 6533. It does
 // without where it can, since every host can take the others.
 func (r *Report) alphabet() alphabet {
-	if !r.Envelope.From.IsASCII() {
+	if !r.to().IsASCII() {
 		return wide
 	}
 	if !r.Envelope.UTF8 {
@@ -137,37 +147,49 @@ func (r *Report) from() mail.Address {
 	return r.From
 }
 
+// to is who is told.
+func (r *Report) to() mail.Address {
+	if r.To.IsNull() {
+		return r.Envelope.From
+	}
+	return r.To
+}
+
+// double reports whether somebody is told in the place of the sender.
+func (r *Report) double() bool { return !r.To.IsNull() }
+
 // Build returns the notification with its envelope: from the null reverse-path
-// to the sender. It is held in memory and small, whatever the size of the
-// message that it is about.
+// to the sender, or to who is told in his place. It is held in memory and small,
+// whatever the size of the message that it is about.
 func Build(r Report) (*message.Object, error) {
 	switch {
-	case r.Envelope.From.IsNull():
+	case r.to().IsNull():
 		return nil, ErrNullSender
 	case len(r.Recipients) == 0:
 		return nil, errNoRecipients
 	}
 	w := newReportWriter(r.alphabet())
-	text, err := r.text()
+	words, err := r.words()
 	if err != nil {
 		return nil, fmt.Errorf("write notification: %w", err)
 	}
-	w.text("text/plain", "Notification", text)
+	w.text("text/plain", "Notification", words.text)
 	w.status(r.fields(w.alphabet))
 	if r.Content != nil {
 		w.returned(&r)
 	}
 	env := &mail.Envelope{
-		Recipients: []*mail.Recipient{mail.NewRecipient(r.Envelope.From)},
+		Recipients: []*mail.Recipient{mail.NewRecipient(r.to())},
 		UTF8:       w.alphabet == wide,
 		RequireTLS: r.Envelope.RequireTLS, // RFC 8689, section 5
+		Final:      r.double(),
 
 		Priority: r.Envelope.Priority, Prioritized: r.Envelope.Prioritized, // RFC 6710
 	}
 	if w.alphabet == wide {
 		env.Body = mail.Body8Bit
 	}
-	m := message.New(r.header(w), message.NewBody(w.close()))
+	m := message.New(r.header(w, words), message.NewBody(w.close()))
 	env.Size = m.Size()
 	return &message.Object{Envelope: env, Content: m}, nil
 }

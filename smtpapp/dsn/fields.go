@@ -25,12 +25,12 @@ const (
 )
 
 // header is that of the notification itself.
-func (r *Report) header(w *reportWriter) *message.Header {
+func (r *Report) header(w *reportWriter, ws words) *message.Header {
 	h := new(message.Header)
 	h.Append("Date", time.Now().Format(dateFormat))
 	h.Append("From", "Mail Delivery System "+r.from().Path())
-	h.Append("To", r.Envelope.From.Path())
-	h.Append("Subject", subject(r.kind()))
+	h.Append("To", r.to().Path())
+	h.Append("Subject", ws.subject)
 	h.Append("Message-ID", "<"+rand.Text()+"@"+r.Hostname+">")
 	if id := r.messageID(); id != "" {
 		h.Append("In-Reply-To", id)
@@ -41,6 +41,9 @@ func (r *Report) header(w *reportWriter) *message.Header {
 		h.Append("TLS-Required", "No")
 	}
 	h.Append("MIME-Version", "1.0")
+	if ws.language != "" {
+		h.Append("Content-Language", ws.language) // RFC 3282
+	}
 	h.Append("Content-Type", w.contentType())
 	if w.alphabet == wide {
 		h.Append("Content-Transfer-Encoding", "8bit")
@@ -192,18 +195,4 @@ func (a alphabet) plain(s string) string {
 
 func isASCII(s string) bool {
 	return !strings.ContainsFunc(s, func(c rune) bool { return c >= utf8.RuneSelf })
-}
-
-func subject(k Action) string {
-	switch k {
-	case Failed:
-		return "Your message could not be delivered"
-	case Delayed:
-		return "Your message is delayed"
-	case Relayed:
-		return "Your message was passed on"
-	case Expanded:
-		return "Your message was passed on to a list"
-	}
-	return "Your message was delivered"
 }

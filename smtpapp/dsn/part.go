@@ -12,9 +12,14 @@ import (
 	"github.com/caddymail/caddy-smtp/smtpapp/message"
 )
 
+// MaxReturned is the most that Report.Returned may be: notifications are held in
+// memory.
+const MaxReturned = 1 << 20
+
 const (
-	// maxReturned is the most of a message that is given back, in octets.
-	maxReturned = 50_000
+	// defaultReturned is the most of a message that is given back, in octets, and
+	// always the most of a header.
+	defaultReturned = 50_000
 	// maxLine is RFC 5322's, section 2.1.1.
 	maxLine = 998
 )
@@ -90,7 +95,8 @@ func (w *reportWriter) text(typ, description string, text []byte) {
 	_ = qp.Close()
 }
 
-// status writes the part for machines. Its fields are short and folded: no encoding is needed, nor allowed (RFC 3464, section 2.1).
+// status writes the part for machines. Its fields are short and folded: no
+// encoding is needed, nor allowed (RFC 3464, section 2.1).
 func (w *reportWriter) status(groups []*message.Header) {
 	typ, enc := "message/delivery-status", ""
 	if w.alphabet == wide {
@@ -129,11 +135,11 @@ func (w *reportWriter) returned(r *Report) {
 
 // full reads the message if all of it is to be returned: of one that failed,
 // if the sender did not ask for less (RFC 3461, section 4.3) or for TLS on all
-// of its way (RFC 8689, section 5), if it is small, and if it needs no encoding, which message/rfc822 cannot have (RFC 2046,
-// section 5.2.1).
+// of its way (RFC 8689, section 5), if it is small, and if it needs no encoding,
+// which message/rfc822 cannot have (RFC 2046, section 5.2.1).
 func (w *reportWriter) full(r *Report) (content []byte, ok bool) {
-	m, b := r.Content, r.Content.Body()
-	if r.kind() != Failed || r.Envelope.Return == mail.ReturnHeaders || r.Envelope.RequireTLS || m.Size() > maxReturned ||
+	m, b, most := r.Content, r.Content.Body(), r.mostReturned()
+	if r.kind() != Failed || r.Envelope.Return == mail.ReturnHeaders || r.Envelope.RequireTLS || m.Size() > most ||
 		r.Envelope.Body == mail.BodyBinary || b.HasNUL() || b.EightBit() && w.alphabet == ascii {
 		return nil, false
 	}
@@ -142,11 +148,19 @@ func (w *reportWriter) full(r *Report) (content []byte, ok bool) {
 		return nil, false
 	}
 	defer func() { _ = in.Close() }()
-	content, err = io.ReadAll(io.LimitReader(in, maxReturned+1))
-	if err != nil || len(content) > maxReturned || bareNewline(content) || w.encoding(content) == "quoted-printable" {
+	content, err = io.ReadAll(io.LimitReader(in, most+1))
+	if err != nil || int64(len(content)) > most || bareNewline(content) || w.encoding(content) == "quoted-printable" {
 		return nil, false
 	}
 	return content, true
+}
+
+// mostReturned is how much of a message is given back, in octets.
+func (r *Report) mostReturned() int64 {
+	if r.Returned == 0 {
+		return defaultReturned
+	}
+	return min(r.Returned, MaxReturned)
 }
 
 func bareNewline(b []byte) bool {
@@ -158,7 +172,7 @@ func bareNewline(b []byte) bool {
 func headerOf(m *message.Message) []byte {
 	var b strings.Builder
 	for f := range m.Header.Fields() {
-		if b.Len()+len(f.Raw()) > maxReturned {
+		if b.Len()+len(f.Raw()) > defaultReturned {
 			break
 		}
 		b.WriteString(f.Raw())

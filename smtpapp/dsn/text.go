@@ -1,45 +1,33 @@
 package dsn
 
 import (
-	"bytes"
+	_ "embed" // DefaultText
 	"strings"
-	"text/template"
 	"time"
 )
 
-// DefaultText is the template of the part that people read.
-const DefaultText = `This is the mail system at {{.Hostname}}.
-{{if .Failed}}
-Your message{{with .Subject}} "{{.}}"{{end}} could not be delivered to:
-{{range .Failed}}
-    {{.Address}}
-{{template "words" .}}{{end}}{{end}}{{if .Delayed}}
-Your message{{with .Subject}} "{{.}}"{{end}} has not been delivered yet to:
-{{range .Delayed}}
-    {{.Address}}
-{{template "words" .}}{{end}}{{end}}{{if .Done}}
-Your message{{with .Subject}} "{{.}}"{{end}} was delivered or passed on to:
-{{range .Done}}
-    {{.Address}}
-{{template "words" .}}{{end}}{{end}}{{if .Failed}}
-For help, write to {{.Postmaster}} and include this notification.
-{{end}}
-{{- define "words"}}{{if .Words}}
-    {{if .Remote}}{{.Remote}} said:{{else}}Reason:{{end}}
-{{range .Words}}        {{.}}
-{{end}}{{end}}{{if .Advice}}
-{{range .Advice}}    {{.}}
-{{end}}{{end}}{{with .Until}}
-    We keep trying until {{.}}.
-{{end}}{{end}}`
+// DefaultText is the template of the part that people read, and of the subject.
+//
+//go:embed default.txt
+var DefaultText string
 
-// A Letter is what a template is given. All of it is safe to write as it is:
-// single lines of printing characters.
+// A Letter is what a template is given. All of its text is safe to write as it
+// is: single lines of printing characters.
 type Letter struct {
 	Hostname   string
 	Postmaster string
-	Subject    string // of the message reported on; "" if it has none to show
-	Arrived    string // when it was accepted; "" if unknown
+	// Action is the worst of the recipients': failed, delayed, delivered, relayed
+	// or expanded.
+	Action string
+	// Double says that the sender cannot be told, and so the postmaster is.
+	Double bool
+
+	Sender     string  // the reverse-path, "" if it is null
+	Subject    string  // of the message reported on; "" if it has none to show
+	EnvelopeID string  // that the sender gave (ENVID), "" if he gave none
+	Arrived    *Moment // when it was accepted; nil if unknown
+
+	Recipients []Line // all of them
 	Failed     []Line
 	Delayed    []Line
 	Done       []Line // delivered, relayed, expanded
@@ -48,65 +36,56 @@ type Letter struct {
 // A Line is what a template is told of one recipient.
 type Line struct {
 	Address string
-	Action  string
+	Action  string   // see Letter.Action
 	Status  string   // enhanced status code
 	Remote  string   // the host that answered, "" if it was this one
-	Words   []string // its reply, wrapped
+	Reply   string   // what it said, on one line, if the message is not delivered
+	Words   []string // the same, wrapped
 	Advice  []string // what the sender can do, wrapped
-	Until   string   // when a delayed message is given up
+	Tried   *Moment  // when the last attempt was; nil if there was none
+	Until   *Moment  // when a delayed message is given up; nil if unknown
 }
 
-// ParseTemplate parses a text to take the place of DefaultText. Its data is a
-// Letter.
-func ParseTemplate(text string) (*template.Template, error) {
-	return template.New("dsn").Parse(text)
-}
+// A Moment is a time, which writes itself as mail has dates (RFC 5322, section
+// 3.3). A template may write it otherwise by its methods, such as Format.
+type Moment struct{ time.Time }
 
-// text writes the part that people read. A template that fails gives way to
-// DefaultText: its author's mistake must not cost the sender his notification.
-func (r *Report) text() ([]byte, error) {
-	l := r.letter()
-	if r.Template != nil {
-		var b bytes.Buffer
-		if err := r.Template.Execute(&b, l); err == nil {
-			return crlf(b.String()), nil
-		}
+func (m Moment) String() string { return m.Format(dateFormat) }
+
+func moment(t time.Time) *Moment {
+	if t.IsZero() {
+		return nil
 	}
-	t, err := ParseTemplate(DefaultText)
-	if err != nil {
-		return nil, err
-	}
-	var b bytes.Buffer
-	err = t.Execute(&b, l)
-	return crlf(b.String()), err
+	return &Moment{t}
 }
 
-// crlf ends lines with CRLF, whatever a template ends them with.
-func crlf(s string) []byte {
-	s = strings.NewReplacer("\r\n", "\r\n", "\n", "\r\n", "\r", "\r\n").Replace(s)
-	if !strings.HasSuffix(s, "\r\n") {
-		s += "\r\n"
+func (r *Report) letter() *Letter {
+	l := &Letter{
+		Hostname: wide.plain(r.Hostname), Postmaster: wide.plain(r.from().Unicode()), Action: r.kind().String(), Double: r.double(),
+		EnvelopeID: wide.plain(r.Envelope.ID), Arrived: moment(r.Arrived),
 	}
-	return []byte(s)
-}
-
-func (r *Report) letter() Letter {
-	l := Letter{Hostname: wide.plain(r.Hostname), Postmaster: r.from().Unicode(), Arrived: date(r.Arrived)}
+	if from := r.Envelope.From; !from.IsNull() {
+		l.Sender = wide.plain(from.Unicode())
+	}
 	if r.Content != nil {
 		l.Subject = decoded(r.Content.Header.Get("Subject"))
 	}
 	for i := range r.Recipients {
-		rc := &r.Recipients[i]
-		switch line := rc.line(); rc.Action {
-		case Failed:
-			l.Failed = append(l.Failed, line)
-		case Delayed:
-			l.Delayed = append(l.Delayed, line)
-		default:
-			l.Done = append(l.Done, line)
-		}
+		l.add(r.Recipients[i].Action, r.Recipients[i].line())
 	}
 	return l
+}
+
+func (l *Letter) add(a Action, line Line) {
+	l.Recipients = append(l.Recipients, line)
+	switch a {
+	case Failed:
+		l.Failed = append(l.Failed, line)
+	case Delayed:
+		l.Delayed = append(l.Delayed, line)
+	default:
+		l.Done = append(l.Done, line)
+	}
 }
 
 func (r *Recipient) line() Line {
@@ -116,19 +95,23 @@ func (r *Recipient) line() Line {
 		Status:  r.status(),
 		Remote:  wide.plain(r.RemoteMTA),
 		Advice:  wrap(r.advice()),
+		Tried:   moment(r.LastAttempt),
 	}
 	if r.Reply != nil && (r.Action == Failed || r.Action == Delayed) {
-		l.Words = wrap(wide.plain(r.Reply.Error()))
+		l.Reply = wide.plain(r.Reply.Error())
+		l.Words = wrap(l.Reply)
 	}
 	if r.Action == Delayed {
-		l.Until = date(r.Until)
+		l.Until = moment(r.Until)
 	}
 	return l
 }
 
-func date(t time.Time) string {
-	if t.IsZero() {
-		return ""
+// crlf ends lines with CRLF, whatever a template ends them with.
+func crlf(s string) []byte {
+	s = strings.NewReplacer("\r\n", "\r\n", "\n", "\r\n", "\r", "\r\n").Replace(s)
+	if !strings.HasSuffix(s, "\r\n") {
+		s += "\r\n"
 	}
-	return t.Format(dateFormat)
+	return []byte(s)
 }

@@ -51,6 +51,10 @@ type Envelope struct {
 	// HoldUntil is when delivery may begin (RFC 4865); zero for at once.
 	HoldUntil time.Time `json:"hold_until,omitzero"`
 
+	// Final says that nobody is told if it fails: it tells the postmaster of a
+	// double failure itself.
+	Final bool `json:"final,omitempty"`
+
 	// Client facts that agents and DSNs may want after the session's end.
 	AuthUser string `json:"auth_user,omitempty"`
 	ClientIP string `json:"client_ip,omitempty"`   // "" for our own mail

@@ -156,7 +156,7 @@ func (s *suite) roundTrip() {
 	t := time.Now().Add(time.Hour).Truncate(time.Microsecond).UTC()
 	e.Envelope = &mail.Envelope{
 		From: mail.Address{Local: "a b", Domain: "from.test"}, Size: 5, Body: mail.Body8Bit, UTF8: true, RequireTLS: true,
-		Return: mail.ReturnHeaders, ID: "id+1", Auth: "<>", Priority: -3, Prioritized: true, DeliverBy: t, DeliverByReturn: true, DeliverByTold: true, DeliverByTrace: true,
+		Return: mail.ReturnHeaders, ID: "id+1", Auth: "<>", Priority: -3, Prioritized: true, DeliverBy: t, DeliverByReturn: true, DeliverByTold: true, DeliverByTrace: true, Final: true,
 		HoldUntil: t, AuthUser: "u", ClientIP: "192.0.2.9", Hello: "h.test",
 	}
 	r := e.Recipients[0]
