@@ -85,6 +85,9 @@ func (p *parser) options() caddyopt.Table {
 //		concurrency       <number>
 //		free_space        <size>
 //		dsn_agent         <name>
+//		dsn_template      [<language>] <file>
+//		dsn_content       <size>|off
+//		double_failure    drop|postmaster|<address>
 //	}
 func (p *parser) queue(d *caddyfile.Dispenser) error {
 	q := &p.app.Queue
@@ -95,14 +98,44 @@ func (p *parser) queue(d *caddyfile.Dispenser) error {
 		return d.ArgErr()
 	}
 	return caddyopt.Block(d, caddyopt.Table{
-		"retry":        durations(&q.Retry),
-		"expire":       caddyopt.Duration(&q.Expire),
-		"expire_null":  caddyopt.Duration(&q.ExpireNull),
-		"delay_notice": caddyopt.Duration(&q.DelayNotice),
-		"concurrency":  caddyopt.Int(&q.Concurrency, 1),
-		"free_space":   caddyopt.Size(&q.FreeSpace),
-		"dsn_agent":    caddyopt.String(&q.DSNAgent),
+		"retry":          durations(&q.Retry),
+		"expire":         caddyopt.Duration(&q.Expire),
+		"expire_null":    caddyopt.Duration(&q.ExpireNull),
+		"delay_notice":   caddyopt.Duration(&q.DelayNotice),
+		"concurrency":    caddyopt.Int(&q.Concurrency, 1),
+		"free_space":     caddyopt.Size(&q.FreeSpace),
+		"dsn_agent":      caddyopt.String(&q.DSNAgent),
+		"dsn_template":   dsnTemplate(&q.DSNTemplates),
+		"dsn_content":    dsnContent(&q.DSNContent),
+		"double_failure": caddyopt.String(&q.DoubleFailure),
 	})
+}
+
+// dsnContent reads a size, of which none means the same as "off".
+func dsnContent(p *int64) caddyopt.Option {
+	read := orOff(caddyopt.Size(p), func() { *p = -1 })
+	return func(d *caddyfile.Dispenser) error {
+		err := read(d)
+		if *p == 0 {
+			*p = -1
+		}
+		return err
+	}
+}
+
+// dsnTemplate reads a file, and the language that it is for. It may stand again.
+func dsnTemplate(ts *[]smtpapp.DSNTemplate) caddyopt.Option {
+	return func(d *caddyfile.Dispenser) error {
+		switch args := d.RemainingArgs(); len(args) {
+		case 1:
+			*ts = append(*ts, smtpapp.DSNTemplate{File: args[0]})
+		case 2:
+			*ts = append(*ts, smtpapp.DSNTemplate{Language: args[0], File: args[1]})
+		default:
+			return d.ArgErr()
+		}
+		return nil
+	}
 }
 
 // logins reads how guesses at passwords are bounded: failures within a minute

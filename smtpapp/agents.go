@@ -131,7 +131,7 @@ func (a *App) submit(ctx context.Context, from, to mail.Address, m *message.Mess
 func (a *App) newPolicy() *queue.Policy {
 	return &queue.Policy{
 		Agents: a.agents, Hostname: a.Hostname, Postmaster: a.postmaster(), Schedule: a.Queue.schedule(),
-		Lease: a.lifetime.lease, Context: a.lifetime.ctx, Route: a.routeDSN, Sign: a.signOwn, Observe: deliveries{a.metrics, a.env}, FreeSpace: a.Queue.FreeSpace,
+		Lease: a.lifetime.lease, Context: a.lifetime.ctx, Route: a.routeDSN, Sign: a.signOwn, Notices: a.Queue.notices(), Observe: deliveries{a.metrics, a.env}, FreeSpace: a.Queue.FreeSpace,
 		Log: plainlog.New(a.ctx.Slogger()),
 	}
 }

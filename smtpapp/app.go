@@ -136,6 +136,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.provisionAgents(); err != nil {
 		return err
 	}
+	if err := a.provisionDSNs(); err != nil {
+		return err
+	}
 	wanted := limit(a.Connections, 2000)
 	if a.room = roomFor(wanted, descriptors()); a.room < wanted {
 		a.log.Warn("few files may be open, so there is less room for clients", zap.Int("connections", a.room), zap.Int("wanted", wanted))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/plainlog"
 	"github.com/caddymail/caddy-smtp/smtpapp/queue"
 	"github.com/caddymail/caddy-smtp/smtpapp/queue/sqlstore"
@@ -49,6 +50,25 @@ type Queue struct {
 	// DSNAgent is the agent that delivers DSNs. Default: the one that the
 	// servers' routes have for the sender's address.
 	DSNAgent string `json:"dsn_agent,omitempty"`
+
+	// DSNTemplates are files with the text of DSNs, for all senders or for those
+	// of a language. Default: a text in English.
+	DSNTemplates []DSNTemplate `json:"dsn_template,omitempty"`
+
+	// DSNContent is the most of a failed message that its DSN gives back, in
+	// octets, at most 1 MiB; of a larger one, and where the sender said RET=HDRS,
+	// its header is. Negative: the header always. Default: 50,000.
+	DSNContent int64 `json:"dsn_content,omitempty"`
+
+	// DoubleFailure is what becomes of news that nobody can be told: a DSN, or
+	// another message without a sender, that fails, and a failure whose sender
+	// there is no way to. "drop" logs it, "postmaster" tells the postmaster, and an
+	// address tells that one. What tells him so is dropped if it fails.
+	// Default: drop.
+	DoubleFailure string `json:"double_failure,omitempty"`
+
+	templates *dsnTemplates
+	double    mail.Address
 }
 
 func (q *Queue) defaults(repl *caddy.Replacer) error {

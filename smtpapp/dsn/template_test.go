@@ -106,7 +106,7 @@ func TestTemplateErrors(t *testing.T) {
 	for text, want := range map[string]string{
 		"a\n{{if}}":                                "dsn.txt:2: missing value for if",
 		"a\nb\n{{.Recipient}}":                     "dsn.txt:3:2: ",
-		"{{range .Failed}}\n{{.Adress}}{{end}}.":   "dsn.txt:2:2: ",
+		"{{range .Failed}}\n{{.Place}}{{end}}.":    "dsn.txt:2:2: ",
 		"{{env \"HOME\"}}":                         "dsn.txt:1: function \"env\" not defined",
 		"{{readFile \"/etc/passwd\"}}":             "function \"readFile\" not defined",
 		" \n{{/* nothing */}}\n":                   "of mail that is delayed: template: dsn.txt: no text",

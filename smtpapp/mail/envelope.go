@@ -51,8 +51,8 @@ type Envelope struct {
 	// HoldUntil is when delivery may begin (RFC 4865); zero for at once.
 	HoldUntil time.Time `json:"hold_until,omitzero"`
 
-	// Final says that nobody is told if it fails: it tells the postmaster of a
-	// double failure itself.
+	// Final says that nobody is told if it fails, and it has no sender: it tells the
+	// postmaster of a double failure itself, or is a report that may get lost.
 	Final bool `json:"final,omitempty"`
 
 	// Client facts that agents and DSNs may want after the session's end.

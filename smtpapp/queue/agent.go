@@ -114,11 +114,28 @@ type Policy struct {
 	Route func(ctx context.Context, sender mail.Address) []*mail.Recipient
 	// Sign, if not nil, signs a DSN where it can.
 	Sign func(ctx context.Context, m *message.Message)
+	// Notices is what DSNs are like.
+	Notices Notices
 
 	Observe Observer // may be nil
 	Log     *slog.Logger
 
 	origin *Policy // what was attached
+}
+
+// Notices are what DSNs of a configuration are like.
+type Notices struct {
+	// Template returns the one for whoever sent a message with a header, nil for
+	// the built-in text; nil for always that. The header is nil if the message is
+	// lost.
+	Template func(h *message.Header) *dsn.Template
+	// Returned is the most of a failed message that is given back, in octets; see
+	// dsn.Report.
+	Returned int64
+	// Double is who is told of a double failure: of mail that is not delivered,
+	// and whose sender cannot be told. The zero Address is nobody. He is never
+	// told that what tells him so has failed.
+	Double mail.Address
 }
 
 // An Observer hears of attempts, for metrics.

@@ -136,7 +136,7 @@ func (q *Queue) attempt(p *Policy, t *ticket) {
 // silent are the recipients that are delivered to, of which nobody has to hear.
 func silent(t *ticket) (indices []int) {
 	for _, r := range t.rcpts {
-		if a := r.Last.Action; a != Delayed && a != Failed && (t.entry.Envelope.From.IsNull() || !wanted(t.entry.Envelope, r)) {
+		if a := r.Last.Action; a != Delayed && a != Failed && !wanted(t.entry.Envelope, r) {
 			indices = append(indices, r.Index)
 		}
 	}

@@ -147,13 +147,19 @@ func (q *Queue) keepTime(p *Policy, id int64, now time.Time) (more bool) {
 	return true
 }
 
-// wanted reports whether the sender is to hear what a recipient has come to.
+// wanted reports whether somebody is to hear what a recipient has come to: the
+// sender, or if there is none, of a failure, who is told of those. NOTIFY is a
+// wish of senders, and NEVER the rule for DSNs (RFC 3461, section 6.1), so that it
+// does not count there.
 //
 // Of a message that was relayed he hears from the next host, if that knows how.
 // With deliver-by time there are two cases more (RFC 2852, sections 4.1.4 and
 // 4.1.4.2): he wants to see the way that it takes, or he will not hear from the
 // next host that its time is over. Who asked for no notification at all gets none.
 func wanted(env *mail.Envelope, r *Recipient) bool {
+	if env.From.IsNull() {
+		return r.Last.Action == Failed
+	}
 	if r.Last.Action != Relayed {
 		return dsn.Wanted(r.Recipient, r.Last.Action)
 	}

@@ -2,9 +2,9 @@ package queue
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/dsn"
@@ -62,7 +62,12 @@ func (q *Queue) returned(t *ticket) contentFunc {
 
 // send adds a DSN to a change, or says in the log why there is none.
 func (q *Queue) send(p *Policy, e *Entry, content contentFunc, rs []dsn.Recipient, c *Change) {
-	if len(rs) == 0 || e.Envelope.From.IsNull() { // RFC 5321, 4.5.5: never about a DSN
+	env := e.Envelope
+	if len(rs) == 0 || env.Final && env.From.IsNull() {
+		return
+	}
+	if env.From.IsNull() && p.Notices.Double.IsNull() {
+		p.Log.Info("double failure: nobody is told", "id", e.ID, "reason", "no sender")
 		return
 	}
 	defer func() { // a message that cannot be told of must not end the process
@@ -70,25 +75,48 @@ func (q *Queue) send(p *Policy, e *Entry, content contentFunc, rs []dsn.Recipien
 			p.Log.Error("panic making a DSN", "id", e.ID, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 		}
 	}()
-	o, err := dsn.Build(dsn.Report{
-		Hostname: p.Hostname, From: p.Postmaster, Envelope: e.Envelope, Content: content(),
-		Arrived: e.Queued, Recipients: rs,
-	})
-	if err != nil {
-		if !errors.Is(err, dsn.ErrNullSender) {
-			p.Log.Error("making a DSN", "id", e.ID, "error", err)
+	rep := dsn.Report{
+		Hostname: p.Hostname, From: p.Postmaster, Envelope: env, Content: content(),
+		Arrived: e.Queued, Recipients: rs, Returned: p.Notices.Returned, Log: p.Log.With("id", e.ID),
+	}
+	if q.tell(p, e, rep, env.From, c) {
+		return
+	}
+	rep.To = p.Notices.Double
+	rep.Recipients = slices.DeleteFunc(rs, func(r dsn.Recipient) bool { return r.Action != Failed })
+	if len(rep.Recipients) == 0 || !q.tell(p, e, rep, rep.To, c) {
+		p.Log.Warn("nobody is told of a message", "id", e.ID, "from", env.From.String())
+	}
+}
+
+// tell adds a DSN for somebody to a change, and reports whether it did.
+func (q *Queue) tell(p *Policy, e *Entry, rep dsn.Report, to mail.Address, c *Change) bool {
+	if to.IsNull() { // RFC 5321, section 6.1
+		return false
+	}
+	rs := route(q.ctx, p, to)
+	if len(rs) == 0 {
+		p.Log.Warn("no way to whom a DSN is for", "id", e.ID, "to", to.String())
+		return false
+	}
+	if p.Notices.Template != nil {
+		var h *message.Header
+		if rep.Content != nil {
+			h = rep.Content.Header
 		}
-		return
+		rep.Template = p.Notices.Template(h)
 	}
-	o.Envelope.Recipients = route(q.ctx, p, e.Envelope.From)
-	if len(o.Envelope.Recipients) == 0 {
-		p.Log.Warn("no way to the sender: DSN dropped", "id", e.ID, "from", e.Envelope.From.String())
-		return
+	o, err := dsn.Build(rep)
+	if err != nil {
+		p.Log.Error("making a DSN", "id", e.ID, "error", err)
+		return false
 	}
+	o.Envelope.Recipients = rs
 	if p.Sign != nil {
 		p.Sign(q.ctx, o.Content)
 	}
 	c.Add = append(c.Add, newEntry(o, NewID(), 0, time.Now()))
+	return true
 }
 
 func route(ctx context.Context, p *Policy, to mail.Address) []*mail.Recipient {
