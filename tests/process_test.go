@@ -58,9 +58,15 @@ func runCaddy(t *testing.T, smtp string) *process {
 // runCaddyUnder is runCaddy with a command of the shell before it.
 func runCaddyUnder(t *testing.T, under, smtp string) *process {
 	t.Helper()
-	h := &host{t: t, dir: folder(t), ports: map[string]int{}}
+	return runCaddyIn(t, folder(t), under, smtp)
+}
+
+// runCaddyIn is runCaddyUnder with its data in a folder.
+func runCaddyIn(t *testing.T, dir, under, smtp string) *process {
+	t.Helper()
+	h := &host{t: t, dir: dir, ports: map[string]int{}}
 	h.admin = h.addr("admin")
-	p := &process{host: h, file: filepath.Join(h.dir, "Caddyfile"), under: under}
+	p := &process{host: h, file: filepath.Join(folder(t), "Caddyfile"), under: under}
 	if err := os.WriteFile(p.file, []byte(h.config(smtp, "")), 0o600); err != nil {
 		t.Fatal(err)
 	}
