@@ -198,7 +198,7 @@ func (a *App) postmaster() mail.Address {
 // loaded into: they must outlive the configuration for as long as a session
 // or an attempt uses them.
 func (a *App) provisionEnv() error {
-	a.env = &env.Env{Hostname: a.Hostname, Metrics: a.ctx.GetMetricsRegistry(), Submit: a.submit}
+	a.env = &env.Env{Hostname: a.Hostname, Metrics: a.ctx.GetMetricsRegistry(), Submit: a.submit, Listens: listens}
 	if err := a.provisionEvents(); err != nil {
 		return err
 	}

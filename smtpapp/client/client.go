@@ -87,6 +87,7 @@ type Conn struct {
 	out  *output // under w
 
 	ext     Extensions
+	peer    string   // what it calls itself
 	secrets []string // that the peer was told
 	progress
 }

@@ -122,9 +122,15 @@ func (c *Conn) hello(ctx context.Context) error {
 			delete(c.ext, k)
 		}
 	}
+	first, _, _ := strings.Cut(r.Text, "\n")
+	c.peer, _, _ = strings.Cut(strings.TrimSpace(first), " ")
 	c.ready = true
 	return nil
 }
+
+// Peer returns the name by which the peer has said hello (RFC 5321, section
+// 4.1.1.1). It may say anything.
+func (c *Conn) Peer() string { return c.peer }
 
 // StartTLS turns TLS on (RFC 3207) and says hello again. What the peer said
 // before is forgotten; a byte that it sent after its 220 and before the

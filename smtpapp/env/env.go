@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -32,6 +33,10 @@ type Env struct {
 	// Events, if not nil, emits an event of Caddy's events app. Its subscribers
 	// run before it returns.
 	Events func(name string, data map[string]any)
+
+	// Listens reports whether this process takes mail at an address, so that who
+	// connects there talks to himself. It may be nil.
+	Listens func(netip.AddrPort) bool
 
 	// Submit sends a message of this host's own, such as a report, from an
 	// address of ours: by the routes of the servers and through the queue, signed

@@ -78,6 +78,10 @@ func (s *Sender) connect(ctx context.Context, policy TLS, h Host, addr string) (
 	if err != nil {
 		return nil, judgedTLS(err)
 	}
+	if h.named(c.Peer()) {
+		s.Pool.quit(c)
+		return nil, errSelf
+	}
 	if policy.Mode == TLSRequired || policy.Mode == TLSOpportunistic {
 		if c, err = s.startTLS(ctx, c, policy, h, addr); err != nil {
 			return nil, err

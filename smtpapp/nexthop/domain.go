@@ -30,6 +30,8 @@ type Finder struct {
 	Port     string
 	// Loopback lets domains point to this machine.
 	Loopback bool
+	// Listens reports whether this server listens at an address; nil for no.
+	Listens func(netip.AddrPort) bool
 }
 
 // Hosts returns the hosts for a domain or an address literal, best first. The
@@ -61,6 +63,7 @@ func (f *Finder) Hosts(ctx context.Context, domain string) ([]Host, error) {
 	hosts := make([]Host, len(mxs))
 	for i, mx := range mxs {
 		hosts[i] = f.host(canonical(mx.Host))
+		hosts[i].rank = mx.Pref
 	}
 	return hosts, nil
 }
@@ -84,7 +87,11 @@ func (f *Finder) implicit(ctx context.Context, domain string) ([]Host, error) {
 }
 
 func (f *Finder) host(name string) Host {
-	return Host{Name: name, network: "tcp", port: f.Port, strange: !f.Loopback}
+	h := Host{Name: name, network: "tcp", port: f.Port}
+	if !f.Loopback {
+		h.strange, h.finder = true, f
+	}
+	return h
 }
 
 // beforeUs drops ourselves and every host that is not better than we are: it

@@ -16,8 +16,9 @@ import (
 
 // Bounds of one attempt. Whoever is not reached by then is tried later.
 const (
-	maxAddresses = 5 // dialled
-	maxSessions  = 2 // that came beyond EHLO
+	maxHosts     = 20 // looked up
+	maxAddresses = 5  // dialled
+	maxSessions  = 2  // that came beyond EHLO
 
 	// maxConnections are made to a host that takes few recipients on each.
 	maxConnections = 20
@@ -33,6 +34,8 @@ type Host struct {
 	port    string       // of the others
 	ips     []netip.Addr // where they are known
 	strange bool         // somebody else's DNS has named it: see usable
+	finder  *Finder      // that must not have found ourselves; nil where we may be
+	rank    uint16       // among others of the same domain, the lowest first
 	chosen  bool         // our own configuration has
 }
 

@@ -98,20 +98,30 @@ type attempt struct {
 
 	fittings            map[convert.Target]fitting
 	addresses, sessions int
+	reached             bool     // somebody has spoken SMTP
+	looped              bool     // a host was ourselves
 	last                *trouble // what speaks for the open ones
+
+	aside  []int            // those for whom the host at hand lacks something
+	lacked map[int]*trouble // what hosts so far have lacked for a recipient
 }
 
 // run tries the hosts, the addresses of each in a race, until all recipients are
 // settled.
 func (a *attempt) run(ctx context.Context, hosts []Host) {
-	for _, h := range hosts {
-		addrs, err := addresses(ctx, a.s.Resolver, h)
-		if err != nil {
-			a.note(h, "", judgeLookup(err))
-			continue
-		}
-		if !a.host(ctx, h, interleave(a.s.source.within(addrs))) {
+	for group := range groups(hosts) {
+		places := a.places(ctx, group)
+		if i := slices.IndexFunc(places, func(p place) bool { return p.ours }); i >= 0 {
+			a.note(group[i], "", judgeError(errSelf))
 			break
+		}
+		for i, h := range group {
+			if err := places[i].err; err != nil {
+				a.note(h, "", judgeLookup(err))
+			} else if !a.host(ctx, h, interleave(a.s.source.within(places[i].addrs))) {
+				a.conclude()
+				return
+			}
 		}
 	}
 	a.conclude()
@@ -121,7 +131,7 @@ func (a *attempt) run(ctx context.Context, hosts []Host) {
 // tried.
 func (a *attempt) host(ctx context.Context, h Host, addrs []string) bool {
 	addrs = a.again(ctx, h, addrs)
-	for len(a.open) > 0 && len(addrs) > 0 {
+	for len(a.open) > 0 && len(addrs) > 0 && !a.looped {
 		if a.addresses == maxAddresses || a.sessions == maxSessions || ctx.Err() != nil {
 			return false
 		}
@@ -142,7 +152,8 @@ func (a *attempt) host(ctx context.Context, h Host, addrs []string) bool {
 			a.try(ctx, h, some[won], conn)
 		}
 	}
-	return len(a.open) > 0
+	a.open, a.aside = append(a.aside, a.open...), nil
+	return len(a.open) > 0 && !a.looped
 }
 
 // again uses connections that were kept. One may have gone dead meanwhile, which
@@ -171,15 +182,21 @@ func (a *attempt) again(ctx context.Context, h Host, addrs []string) (left []str
 
 // conclude settles those whom no host settled.
 func (a *attempt) conclude() {
-	t := a.last
-	if t == nil { // called off before anything was tried
-		t = &trouble{reply: mail.Refuse(451, "4.3.2", "the attempt was called off")}
-	}
-	if a.s.Own {
-		t.reply = temporary(t.reply)
+	last := a.last
+	if last == nil { // called off before anything was tried
+		last = &trouble{reply: mail.Refuse(451, "4.3.2", "the attempt was called off")}
 	}
 	for _, i := range a.open {
-		a.statuses[i] = t.status()
+		t := last
+		if l := a.lacked[i]; l != nil && (a.last == nil || worse(last, l) == l) {
+			t = l
+		}
+		s := t.status()
+		if a.s.Own && !t.lacking {
+			s = t.temporary()
+		}
+		s.Unreachable = s.Unreachable && !a.reached
+		a.statuses[i] = s
 	}
 	a.open = nil
 }
@@ -191,7 +208,7 @@ func (a *attempt) note(h Host, addr string, t *trouble) {
 		level = slog.LevelWarn
 	}
 	a.d.Log.Log(context.Background(), level, "mail host failed", "host", h.String(), "address", addr, "error", t.cause)
-	a.last = worse(a.last, t.of(h))
+	a.last, a.looped = worse(a.last, t.of(h)), a.looped || t.self
 }
 
 // try talks to one address, to which there is a connection.
@@ -213,9 +230,13 @@ func (a *attempt) try(ctx context.Context, h Host, addr string, conn net.Conn) {
 	}
 }
 
-// spoke counts a session, and notes what it left to do.
+// spoke counts a session, and notes what it left to do. One in which there was
+// nothing to say, as the host lacks what it takes, does not count.
 func (a *attempt) spoke(h Host, addr string, t *trouble) {
-	a.sessions++
+	a.reached = true
+	if t != nil || len(a.aside) == 0 {
+		a.sessions++
+	}
 	if t != nil {
 		a.note(h, addr, t)
 	}
@@ -271,6 +292,10 @@ func (a *attempt) transact(ctx context.Context, h Host, c *client.Conn, batch []
 		case r.Reply != nil:
 			t = judgeResult(r)
 		}
+		if t.lacking {
+			a.lack(i, h, t)
+			continue
+		}
 		if t.nextHost() {
 			left, next = append(left, i), t
 			continue
@@ -279,6 +304,16 @@ func (a *attempt) transact(ctx context.Context, h Host, c *client.Conn, batch []
 	}
 	a.open = append(left, a.open[len(batch):]...)
 	return next
+}
+
+// lack sets a recipient aside for whom a host lacks something.
+func (a *attempt) lack(i int, h Host, t *trouble) {
+	a.d.Log.Debug("mail host lacks what the message needs", "host", h.String(), "to", a.rcpts[i].Address.String(), "error", t.cause)
+	if a.lacked == nil {
+		a.lacked = map[int]*trouble{}
+	}
+	a.lacked[i] = t.of(h)
+	a.aside = append(a.aside, i)
 }
 
 // send has the client say it, after the message was made to fit.

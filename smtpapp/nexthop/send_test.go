@@ -552,7 +552,7 @@ func TestTimeAtTheMailbox(t *testing.T) {
 		})
 		d := delivery(t, "x@o.test")
 		d.Envelope.DeliverBy, d.Envelope.DeliverByReturn = time.Now().Add(time.Hour), true
-		want := map[bool]string{true: "delivered 250 2.0.0 a.mx.test", false: "failed 554 5.4.7 a.mx.test"}[lmtp]
+		want := map[bool]string{true: "delivered 250 2.0.0 a.mx.test", false: "failed 554 5.4.7 "}[lmtp]
 		if got := words(s.Send(t.Context(), d, d.Envelope.Recipients, hosts("a.mx.test"))); got != want {
 			t.Errorf("LMTP %t: %s, want %s", lmtp, got, want)
 		}

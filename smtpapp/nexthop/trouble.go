@@ -20,6 +20,8 @@ import (
 //	host         it doesn't want us, or not now        next address; then later,
 //	             (greeting, EHLO, STARTTLS, AUTH,      or a DSN if every host that
 //	             MAIL with 4yz, 421 at any time)       was asked refused for good
+//	host         it lacks what the message needs       next host; then later if one was
+//	             of a next hop (SMTPUTF8, SIZE …)      not reached, or a DSN
 //	message      MAIL with 5yz, DATA, the final dot    later, or a DSN, by the reply
 //	recipient    RCPT                                  later, or a DSN, by the reply
 //
@@ -48,6 +50,8 @@ type trouble struct {
 	usedUp      bool // the connection was good for no more
 	inDoubt     bool // the peer may have taken the mail
 	ours        bool // the operator can put it right
+	lacking     bool // the peer lacks what the message needs, and was not asked
+	self        bool // the host is this one
 }
 
 // nextHost says that another host may do better.
@@ -55,6 +59,7 @@ func (t *trouble) nextHost() bool { return t.scope <= ofHost }
 
 // Why a connection was not good enough.
 var (
+	errSelf      = errors.New("the mail host is this one")
 	errNoTLS     = errors.New("TLS is required and not offered")
 	errHandshake = errors.New("TLS is required and fails")
 	errNoWord    = &client.Error{Phase: client.PhaseData, Err: errors.New("nothing was said of a recipient")}
@@ -87,10 +92,19 @@ func (t *trouble) status() queue.Status {
 	return s
 }
 
+// temporary is the same where the operator can put it right.
+func (t *trouble) temporary() queue.Status {
+	o := *t
+	o.reply = temporary(t.reply)
+	return o.status()
+}
+
 // judgeResult judges what the peer said of a recipient that it didn't take.
 func judgeResult(r client.Result) *trouble {
 	t := &trouble{scope: ofMessage, reply: r.Reply, cause: r.Reply}
 	switch {
+	case r.Local:
+		t.scope, t.lacking, t.unspoken = ofHost, true, true
 	case r.Reply.Code == 421: // RFC 5321, section 3.8: it closes the connection
 		t.scope = ofHost
 	case r.Phase == client.PhaseRcpt:
@@ -108,6 +122,9 @@ func judgeResult(r client.Result) *trouble {
 // recipient is an answer; that it wants no RCPT of us is not.
 func judgeProbe(r client.Result) *trouble {
 	t := judgeResult(r)
+	if r.Local { // there is no message that another host could be asked for
+		t.scope = ofRecipient
+	}
 	switch r.Reply.Code {
 	case 500, 502, 503, 521, 530: // RFC 5321, section 4.2.2; RFC 7504; RFC 4954, section 6
 		t.scope = ofHost
@@ -139,6 +156,9 @@ func judgeError(err error) *trouble {
 	case isBroken && broken.Phase == client.PhaseContent:
 		t.scope, t.ours = ofMessage, true
 		t.reply = mail.Refuse(451, "4.3.0", "local error in processing")
+	case errors.Is(err, errSelf):
+		t.scope, t.self, t.reply = ofHost, true, errLoop
+		t.unspoken = true
 	case errors.Is(err, errNoTLS):
 		t.scope, t.reply = ofHost, mail.Refuse(451, "4.7.4", "mail host does not offer TLS, which is required")
 	case errors.Is(err, errHandshake):

@@ -136,7 +136,9 @@ func (a *Agent) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("relay: %w", err)
 	}
 	log := plainlog.New(ctx.Slogger())
-	a.finder = &nexthop.Finder{Resolver: e.Resolver, Hostname: strings.ToLower(e.Hostname), Port: fmt.Sprint(a.Port), Loopback: a.AllowLoopback}
+	a.finder = &nexthop.Finder{
+		Resolver: e.Resolver, Hostname: strings.ToLower(e.Hostname), Port: fmt.Sprint(a.Port), Loopback: a.AllowLoopback, Listens: e.Listens,
+	}
 	a.sender = &nexthop.Sender{
 		Client: client.Options{
 			Hello: a.Hello, Logger: log, Timeouts: timeouts,
