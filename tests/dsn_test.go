@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddymail/caddy-smtp/smtpapp/client/clienttest"
 	"github.com/caddymail/caddy-smtp/smtpapp/dsn"
 )
 
@@ -275,5 +276,71 @@ func TestDSNDocs(t *testing.T) {
 	}
 	if _, err := dsn.ParseTemplate("docs/dsn.md", b.String()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestExpanded: of an address that leads to several the sender hears once, that it
+// does, and of none of those that it was delivered; of an alias for one, that it was.
+func TestExpanded(t *testing.T) {
+	next := clienttest.Start(t, clienttest.Options{})
+	h := newHost(t)
+	h.load(fmt.Sprintf(`
+	agent local maildir DIR/mail/{smtp.rcpt.domain}/{smtp.rcpt.local} {
+		create
+	}
+	server mx ADDR(mx) {
+		tls off
+		aliases inline {
+			team@example.test bob@example.test carol@example.test far@elsewhere.test
+			one@example.test  dave@example.test
+		}
+		@local rcpt_domain example.test
+		deliver @local local
+		relay %s {
+			tls off
+		}
+	}`, next.Addr))
+	k := greet(t, h.addr("mx"))
+	told := 0
+	for notify, want := range map[string]struct {
+		rcpt, passed string
+		dsns         []string
+	}{
+		"SUCCESS":         {"team", "NEVER", []string{"Action: expanded"}},
+		"SUCCESS,FAILURE": {"team", "FAILURE", []string{"Action: expanded"}},
+		"FAILURE":         {"team", "FAILURE", nil},
+		"SUCCESS,DELAY":   {"one", "", []string{"Action: delivered"}},
+	} {
+		before := len(next.Messages())
+		k.say("250", "MAIL FROM:<alice@example.test> RET=HDRS ENVID=%s", strings.ReplaceAll(notify, ",", "."))
+		k.say("250", "RCPT TO:<%s@example.test> NOTIFY=%s ORCPT=rfc822;The.List@old.test", want.rcpt, notify)
+		k.say("354", "DATA")
+		k.say("250", "Subject: x\r\n\r\nhello\r\n.")
+		wait(t, "an empty queue", func() bool { return len(h.queue("")) == 0 })
+		if want.passed != "" {
+			m := next.Messages()
+			if len(m) != before+1 || m[before].Rcpt[0] != "<far@elsewhere.test> NOTIFY="+want.passed+" ORCPT=rfc822;The.List@old.test" {
+				t.Errorf("%s: got %+v", notify, m)
+			}
+		}
+		told += len(want.dsns)
+		if told == 0 {
+			continue
+		}
+		var got []string
+		for _, m := range h.inbox("alice", told) {
+			if strings.Contains(m, "Original-Envelope-Id: "+strings.ReplaceAll(notify, ",", ".")+"\n") {
+				got = append(got, m)
+			}
+		}
+		if len(got) != len(want.dsns) {
+			t.Errorf("%s: %d DSNs, want %d", notify, len(got), len(want.dsns))
+		}
+		for i, m := range got {
+			contains(t, m, want.dsns[i], "Final-Recipient: rfc822;"+want.rcpt+"@example.test", "Original-Recipient: rfc822;The.List@old.test", "text/rfc822-headers")
+			if strings.Count(m, "Final-Recipient") != 1 || strings.Contains(m, "carol") || strings.Contains(m, "dave") {
+				t.Errorf("%s: got %s", notify, m)
+			}
+		}
 	}
 }

@@ -138,10 +138,15 @@ func (q *Queue) Accept(ctx context.Context, objects []*message.Object) (id strin
 		id = NewID()
 	}
 	c := new(Change)
+	es := make([]*Entry, len(objects))
 	for i, o := range objects {
-		if err := q.add(newEntry(o, id, i, now), now, c); err != nil {
+		es[i] = newEntry(o, id, i, now)
+		if err := q.add(es[i], now, c); err != nil {
 			return "", err
 		}
+	}
+	if err := q.expand(es, now, c); err != nil {
+		return "", err
 	}
 	if len(c.Add) == 0 {
 		return id, nil
