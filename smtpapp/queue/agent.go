@@ -102,6 +102,8 @@ type Policy struct {
 	Hostname   string
 	Postmaster mail.Address
 	Schedule   Schedule
+	// Rules are what some destinations may have, the first that is for one.
+	Rules []Rule
 	// FreeSpace is what a store that is a Reserver keeps free.
 	FreeSpace int64
 
@@ -121,6 +123,8 @@ type Policy struct {
 	Log     *slog.Logger
 
 	origin *Policy // what was attached
+	base   *terms  // where no rule is
+	terms  []*terms
 }
 
 // Notices are what DSNs of a configuration are like.

@@ -124,7 +124,7 @@ func (q *Queue) attempt(p *Policy, t *ticket) {
 	q.mu.Lock()
 	left = q.comply(p, t, left)
 	q.sched.putAll(left)
-	park := q.sched.ended(t, unreachable, &p.Schedule, q.policy(), began, now)
+	park := q.sched.ended(t, unreachable, q.policy(), began, now)
 	q.nudge()
 	q.mu.Unlock()
 	if unreachable {
@@ -282,11 +282,11 @@ func (q *Queue) record(p *Policy, t *ticket, began, now time.Time, c *Change) (l
 	var done, late []*Recipient
 	jitter := spread()
 	for _, r := range t.rcpts {
-		judge(&p.Schedule, t.entry, r, began, now, jitter)
+		judge(&t.terms.schedule, t.entry, r, began, now, jitter)
 		switch {
 		case r.Done:
 			done = append(done, r)
-		case p.Schedule.late(t.entry, r, now):
+		case t.terms.schedule.late(t.entry, r, now):
 			late = append(late, r)
 			fallthrough
 		default:
@@ -296,7 +296,7 @@ func (q *Queue) record(p *Policy, t *ticket, began, now time.Time, c *Change) (l
 	}
 	content := q.returned(t)
 	q.notify(p, t.entry, content, done, now, c)
-	q.notifyDelay(p, t.entry, content, late, now, c)
+	q.notifyDelay(p, t, content, late, now, c)
 	for _, r := range left {
 		r.Bin = 0
 		if !r.Held {

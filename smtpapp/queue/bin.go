@@ -27,6 +27,7 @@ type bin struct {
 	active   int // its recipients in the active set
 	reading  bool
 	sweeping bool
+	starved  bool // in group.starved
 	listed   bool // in schedule.toRead
 
 	look  time.Time
@@ -79,11 +80,7 @@ func binsOf(k site) iter.Seq[int64] {
 // stow has a recipient wait in the store, from the next commit on.
 func (r *Recipient) stow(e *Entry, k site, p *Policy) {
 	r.Bin = binOf(k, e, r)
-	sc := Schedule{}.withDefaults()
-	if p != nil {
-		sc = p.Schedule
-	}
-	r.Speak = sc.speaks(e, r)
+	r.Speak = p.termsOf(k).schedule.speaks(e, r)
 	r.timed = e.timed()
 }
 
@@ -161,6 +158,9 @@ func (s *schedule) wants(b *bin, p *Policy, now time.Time) int {
 	}
 	d := s.sites[b.site]
 	switch {
+	case s.crowded(d, p):
+		d.group.starve(b)
+		return 0
 	case d == nil || d.failures == 0:
 		return share - b.active
 	case d.until.After(now) || d.running > 0 || !d.idle():

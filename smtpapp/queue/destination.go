@@ -18,38 +18,51 @@ type destination struct {
 	until    time.Time // no attempt before then
 	pause    int       // in the heap of pauses, -1 when not there
 	listed   bool      // in the rotation
+
+	terms   *terms
+	group   *group // nil if it has none
+	active  int    // its recipients in the active set
+	waiting bool   // for its group
 }
 
-func newDestination(k site) *destination { return &destination{site: k, pause: -1} }
-
-// firstWindow is how many attempts a site gets at once before it has taken any
-// (LIMITS: 5 / 20): after an outage it is not run over.
-const firstWindow = 5
+func newDestination(k site) *destination { return &destination{site: k, pause: -1, terms: plain} }
 
 // idle reports whether nothing is ready.
 func (d *destination) idle() bool { return len(d.ready[0])+len(d.ready[1]) == 0 }
 
-// pop takes a ready ticket, nil if there is none: of the same priority, new and
-// old ones alternate.
+// pop takes a ready ticket, nil if there is none.
 func (d *destination) pop() *ticket {
+	t := d.peek()
+	if t != nil {
+		d.turn = d.choose()
+		d.shift(d.turn)
+	}
+	return t
+}
+
+// peek returns what pop would take.
+func (d *destination) peek() *ticket {
+	if lane := d.choose(); d.first(lane) != nil {
+		return d.ready[lane][0]
+	}
+	return nil
+}
+
+// choose returns the lane of the next ticket: of the same priority, new and old
+// ones alternate.
+func (d *destination) choose() (lane int) {
 	a, b := d.first(0), d.first(1)
 	switch {
-	case a == nil && b == nil:
-		return nil
 	case a == nil:
-		d.turn = 1
+		return 1
 	case b == nil:
-		d.turn = 0
+		return 0
 	case a.entry.Envelope.Priority == b.entry.Envelope.Priority:
-		d.turn = 1 - d.turn
+		return 1 - d.turn
 	case b.rank().Before(a.rank()):
-		d.turn = 1
-	default:
-		d.turn = 0
+		return 1
 	}
-	t := d.ready[d.turn][0]
-	d.shift(d.turn)
-	return t
+	return 0
 }
 
 // first returns the first ready ticket of a lane.
@@ -70,14 +83,15 @@ func (d *destination) shift(lane int) {
 
 // open reports whether another attempt may begin. While nobody is there, one
 // attempt at a time finds out when that ends.
-func (d *destination) open(sc *Schedule, now time.Time) bool {
+func (d *destination) open(now time.Time) bool {
+	sc := &d.terms.schedule
 	if d.until.After(now) {
 		return false
 	}
 	if d.failures > 0 {
 		return d.running == 0
 	}
-	window := firstWindow
+	window := sc.First
 	if d.window > 0 {
 		window = int(d.window)
 	}
@@ -85,10 +99,11 @@ func (d *destination) open(sc *Schedule, now time.Time) bool {
 }
 
 // succeeded widens the window by one for each round of attempts.
-func (d *destination) succeeded(sc *Schedule, now time.Time) {
+func (d *destination) succeeded(now time.Time) {
+	sc := &d.terms.schedule
 	d.failures, d.until, d.tookAt = 0, time.Time{}, now
 	if d.window == 0 {
-		d.window = firstWindow
+		d.window = float64(min(sc.First, sc.PerDestination))
 	}
 	if !d.capped.After(now) {
 		d.window = min(d.window+1/d.window, float64(sc.PerDestination))
@@ -111,14 +126,14 @@ func (d *destination) refused(now time.Time) bool {
 // failed begins a pause: a minute, or what is tried for the first time would
 // wait if that is less, and then twice as long, up to 15 times. Attempts that
 // were under way when the first of them failed are one failure with it.
-func (d *destination) failed(sc *Schedule, began, now time.Time) {
+func (d *destination) failed(began, now time.Time) {
 	if d.failures > 0 && !began.After(d.failedAt) {
 		return
 	}
 	d.failures++
 	d.failedAt = now
 	d.window = 0
-	first := min(time.Minute, sc.Retry[0])
+	first := min(time.Minute, d.terms.schedule.Retry[0])
 	d.until = now.Add(first * time.Duration(min(1<<min(d.failures-1, 4), 15)))
 }
 

@@ -63,7 +63,7 @@ func (q *Queue) look(first bool) {
 		now := time.Now()
 		latest := now.AddDate(1000, 0, 0)
 		if p := q.policy(); p != nil {
-			latest = now.Add(p.Schedule.longest())
+			latest = now.Add(p.longest())
 		}
 		for _, b := range bins {
 			q.sched.found(b, first, now)

@@ -25,16 +25,17 @@ func (q *Queue) notify(p *Policy, e *Entry, content contentFunc, done []*Recipie
 }
 
 // notifyDelay adds the one DSN that tells of a recipient's delay.
-func (q *Queue) notifyDelay(p *Policy, e *Entry, content contentFunc, late []*Recipient, now time.Time, c *Change) {
+func (q *Queue) notifyDelay(p *Policy, t *ticket, content contentFunc, late []*Recipient, now time.Time, c *Change) {
 	var rs []dsn.Recipient
+	e, until := t.entry, t.terms.schedule.deadline(t.entry)
 	for _, r := range late {
 		r.Noticed = true
 		if by, asked := e.notifyBy(); asked && !r.Notify.Has(mail.NotifyNever) {
-			d := reported(r, now, p.Schedule.deadline(e))
+			d := reported(r, now, until)
 			d.Reply = overdue(by, d.Reply)
 			rs = append(rs, d)
 		} else if dsn.Wanted(r.Recipient, Delayed) {
-			rs = append(rs, reported(r, now, p.Schedule.deadline(e)))
+			rs = append(rs, reported(r, now, until))
 		}
 	}
 	q.send(p, e, content, rs, c)

@@ -67,6 +67,7 @@ func Open(store Store, log *slog.Logger) (*Queue, error) {
 func (q *Queue) Attach(p *Policy) {
 	c := *p
 	c.Schedule = p.Schedule.withDefaults()
+	c.compile()
 	if c.Log == nil {
 		c.Log = q.log
 	}

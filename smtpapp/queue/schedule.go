@@ -17,6 +17,7 @@ type ticket struct {
 	rcpts []*Recipient
 	due   time.Time // the first of theirs
 	site  site
+	terms *terms
 	bin   *bin // where its recipients wait in the store too, nil if nowhere
 
 	content *message.Message // of what has just been accepted, nil if it is in the store only
@@ -42,6 +43,11 @@ type schedule struct {
 	turn   []*destination // those that have ready tickets and may have an attempt, in rotation
 	probes []*destination // the same of those where nobody was there the last time
 
+	groups      map[string]*group
+	gates       gates    // groups without room, by the time at which they have some
+	roomy       []*group // that may have room for who waits
+	groupsSwept time.Time
+
 	all     map[string][]*ticket // by entry id
 	count   int                  // recipients in all
 	running int
@@ -57,7 +63,7 @@ type schedule struct {
 
 func newSchedule() schedule {
 	return schedule{
-		bins: map[int64]*bin{}, sites: map[site]*destination{}, all: map[string][]*ticket{},
+		bins: map[int64]*bin{}, sites: map[site]*destination{}, all: map[string][]*ticket{}, groups: map[string]*group{},
 		touched: map[string]bool{}, pending: map[string]bool{},
 	}
 }
@@ -78,7 +84,7 @@ func tickets(e *Entry, rcpts []*Recipient, p *Policy) []*ticket {
 		k := part{siteOf(e, r.Recipient, p), r.Attempts > 0}
 		t := parts[k]
 		if t == nil {
-			t = &ticket{entry: e, site: k.site}
+			t = &ticket{entry: e, site: k.site, terms: p.termsOf(k.site)}
 			parts[k] = t
 			ts = append(ts, t)
 		}
@@ -117,7 +123,7 @@ func (s *schedule) admits(k site, p *Policy) bool {
 		return false
 	}
 	d := s.sites[k]
-	return d == nil || d.failures == 0 && d.fresh < s.share(p.Schedule.Active)
+	return d == nil || d.failures == 0 && d.fresh < s.share(p.Schedule.Active) && !s.crowded(d, p)
 }
 
 // place decides, before they are committed, which recipients of a new entry
@@ -157,6 +163,7 @@ func (s *schedule) enter(t *ticket) *destination {
 	if d == nil {
 		d = newDestination(t.site)
 		s.sites[t.site] = d
+		s.join(d, t.terms)
 	}
 	s.weigh(t, len(t.rcpts))
 	return d
@@ -164,10 +171,15 @@ func (s *schedule) enter(t *ticket) *destination {
 
 func (s *schedule) weigh(t *ticket, n int) {
 	s.count += n
+	d := s.sites[t.site]
+	d.active += n
+	if d.group != nil {
+		d.group.active += n
+	}
 	if t.bin != nil {
 		t.bin.active += n
 	} else {
-		s.sites[t.site].fresh += n
+		d.fresh += n
 	}
 }
 
@@ -246,8 +258,10 @@ func (s *schedule) refile(p *Policy, now time.Time) (lost []*ticket) {
 		s.remove(t)
 	}
 	s.turn, s.probes = nil, nil
+	s.ungroup()
 	for _, d := range s.sites {
 		d.ready, d.listed = [2][]*ticket{}, false
+		s.join(d, p.termsOf(d.site))
 		s.drop(d)
 	}
 	for _, t := range idle {
@@ -274,6 +288,7 @@ func (s *schedule) refile(p *Policy, now time.Time) (lost []*ticket) {
 
 // ripen lists what may be tried or read now, and returns when to look again.
 func (s *schedule) ripen(now time.Time, p *Policy) (next time.Time) {
+	next = s.openGates(p, now)
 	for len(s.paused) > 0 && !s.paused[0].until.After(now) {
 		d := heap.Pop(&s.paused).(*destination)
 		s.list(d, p, now)
@@ -292,7 +307,7 @@ func (s *schedule) ripen(now time.Time, p *Policy) (next time.Time) {
 		heap.Push(&s.looks, b)
 	}
 	if len(s.looks) > 0 {
-		next = s.looks[0].look
+		next = earlier(next, s.looks[0].look)
 	}
 	if len(s.paused) > 0 {
 		next = earlier(next, s.paused[0].until)
@@ -304,10 +319,13 @@ func (s *schedule) ripen(now time.Time, p *Policy) (next time.Time) {
 // listed by what ends that: an attempt that ends, a pause that is over, a
 // policy that has the agent. So nothing is looked at in vain.
 func (s *schedule) list(d *destination, p *Policy, now time.Time) {
-	if p == nil || d.listed || d.idle() || !d.open(&p.Schedule, now) {
+	if p == nil || d.listed || d.waiting || d.idle() || !d.open(now) {
 		return
 	}
 	if _, known := p.Agents[d.site.agent]; !known {
+		return
+	}
+	if !s.admit(d, now) {
 		return
 	}
 	d.listed = true
@@ -318,11 +336,22 @@ func (s *schedule) list(d *destination, p *Policy, now time.Time) {
 	}
 }
 
-// next takes a ticket that may be tried now: one of each site in turn, so that
+// next takes a ticket that may be tried now, nil if there is none.
+func (s *schedule) next(p *Policy, now time.Time) *ticket {
+	for {
+		t := s.pick(p, now)
+		if t != nil || len(s.roomy) == 0 {
+			return t
+		}
+		s.fill(p, now)
+	}
+}
+
+// pick takes a ticket of those listed: one of each site in turn, so that
 // none waits for another's backlog. Probes of dead sites have a tenth of all
 // attempts for themselves and no more than a quarter, so that many of them do
 // not stand in the way.
-func (s *schedule) next(p *Policy, now time.Time) *ticket {
+func (s *schedule) pick(p *Policy, now time.Time) *ticket {
 	if s.running >= p.Schedule.Concurrency {
 		return nil
 	}
@@ -346,16 +375,24 @@ func (s *schedule) take(turn *[]*destination, p *Policy, now time.Time) *ticket 
 		(*turn)[0] = nil
 		*turn = (*turn)[1:]
 		d.listed = false
-		if !d.open(&p.Schedule, now) {
+		if !d.open(now) {
+			s.release(d.group)
+			continue
+		}
+		if d.peek() != nil && !s.admit(d, now) {
 			continue
 		}
 		t := d.pop()
 		if t == nil {
+			s.release(d.group)
 			s.drop(d)
 			continue
 		}
 		d.running++
 		s.running++
+		if d.group != nil {
+			d.group.began(len(t.rcpts), now)
+		}
 		if d.failures > 0 {
 			d.probing++
 			s.probing++
@@ -370,15 +407,15 @@ func (s *schedule) take(turn *[]*destination, p *Policy, now time.Time) *ticket 
 // ended notes that an attempt is over and whether anybody was there. If nobody
 // was, what is ready for the site leaves the active set. It returns what is not
 // in the store's bins yet.
-func (s *schedule) ended(t *ticket, unreachable bool, sc *Schedule, p *Policy, began, now time.Time) (park []*ticket) {
+func (s *schedule) ended(t *ticket, unreachable bool, p *Policy, began, now time.Time) (park []*ticket) {
 	d := s.sites[t.site]
 	s.leave(d)
 	s.finish(t)
 	switch {
 	case !unreachable:
-		d.succeeded(sc, now)
+		d.succeeded(now)
 	case !d.refused(now):
-		d.failed(sc, began, now)
+		d.failed(began, now)
 		park = s.empty(d)
 	}
 	switch {
@@ -388,8 +425,7 @@ func (s *schedule) ended(t *ticket, unreachable bool, sc *Schedule, p *Policy, b
 		heap.Push(&s.paused, d)
 	}
 	s.considerSite(d.site)
-	s.list(d, p, now)
-	s.drop(d)
+	s.relisted(d, p, now)
 	return park
 }
 
@@ -397,6 +433,10 @@ func (s *schedule) ended(t *ticket, unreachable bool, sc *Schedule, p *Policy, b
 func (s *schedule) leave(d *destination) {
 	d.running--
 	s.running--
+	if d.group != nil {
+		d.group.running--
+		s.release(d.group)
+	}
 	if d.probing > 0 {
 		d.probing--
 		s.probing--
@@ -424,6 +464,15 @@ func (s *schedule) returned(t *ticket, p *Policy, now time.Time) {
 	s.leave(d)
 	s.finish(t)
 	s.considerSite(t.site)
+	s.relisted(d, p, now)
+}
+
+// relisted lists a site, and those of its group, after an attempt.
+func (s *schedule) relisted(d *destination, p *Policy, now time.Time) {
+	if d.group != nil {
+		s.feed(d.group, p, now)
+	}
+	s.fill(p, now)
 	s.list(d, p, now)
 	s.drop(d)
 }
@@ -437,7 +486,7 @@ func (s *schedule) finish(t *ticket) {
 
 // drop forgets a site that nothing is known of, or whose mail has gone.
 func (s *schedule) drop(d *destination) {
-	if !d.idle() || d.running > 0 || d.pause >= 0 || d.fresh > 0 || s.sites[d.site] != d {
+	if !d.idle() || d.running > 0 || d.pause >= 0 || d.active > 0 || s.sites[d.site] != d {
 		return
 	}
 	if d.failures > 0 {
@@ -447,5 +496,6 @@ func (s *schedule) drop(d *destination) {
 			}
 		}
 	}
+	s.quit(d)
 	delete(s.sites, d.site)
 }

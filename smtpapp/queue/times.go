@@ -20,6 +20,9 @@ type Schedule struct {
 	// Concurrency is how many attempts run at once, and PerDestination how
 	// many of them to one destination.
 	Concurrency, PerDestination int
+	// First is how many attempts a destination gets at once before it has taken
+	// anything: after an outage it is not run over.
+	First int
 	// Active is how many recipients are in memory. What is more waits in the
 	// store until there is room.
 	Active int
@@ -45,6 +48,9 @@ func (s Schedule) withDefaults() Schedule {
 	}
 	if s.PerDestination <= 0 {
 		s.PerDestination = 20
+	}
+	if s.First <= 0 {
+		s.First = 5
 	}
 	if s.Active <= 0 {
 		s.Active = 20_000

@@ -18,6 +18,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/caddymail/caddy-smtp/smtpapp/window"
 )
 
 // A journal is a text file. Its first line says what it is and has the seed of
@@ -247,8 +249,8 @@ func (l *Ledger) idle(key string, a *account) bool {
 	now := time.Now()
 	idle := len(a.known) == 0
 	for _, w := range a.windows {
-		w.advance(now)
-		idle = idle && w.sum() == 0
+		w.Advance(now)
+		idle = idle && w.Sum() == 0
 	}
 	if !idle || now.Sub(a.used) <= time.Hour {
 		return false
@@ -261,9 +263,9 @@ func (l *Ledger) idle(key string, a *account) bool {
 func (a *account) lines(b *bytes.Buffer, key string, all bool) {
 	q := strconv.QuoteToASCII(key)
 	for _, w := range a.windows {
-		fmt.Fprintf(b, "w %s %s %d %d", q, w.what, w.per/time.Second, w.head)
-		for s := w.head; s >= w.head-slots; s-- {
-			number(b, uint64(w.count[s%(slots+1)]), 10)
+		fmt.Fprintf(b, "w %s %s %d %d", q, w.what, w.Per/time.Second, w.Head)
+		for s := w.Head; s >= w.Head-window.Slots; s-- {
+			number(b, uint64(w.Count[s%(window.Slots+1)]), 10)
 		}
 		b.WriteByte('\n')
 	}
@@ -332,7 +334,7 @@ func (l *Ledger) line(s string, now time.Time) {
 	}
 	f := strings.Fields(s[len(q):])
 	switch {
-	case kind == "w" && len(f) == 3+slots+1:
+	case kind == "w" && len(f) == 3+window.Slots+1:
 		if w := parseWindow(f, now); w != nil {
 			l.account(key, now).put(w)
 		}
@@ -341,11 +343,12 @@ func (l *Ledger) line(s string, now time.Time) {
 	}
 }
 
-func parseWindow(f []string, now time.Time) *window {
+func parseWindow(f []string, now time.Time) *counter {
 	per, err := strconv.ParseInt(f[1], 10, 32)
 	head, err2 := strconv.ParseInt(f[2], 10, 64)
-	w := &window{what: What(f[0]), per: time.Duration(per) * time.Second, head: head}
-	if cmp.Or(err, err2) != nil || per < 1 || head < slots || head > w.slot(now)+1 {
+	w := newCounter(What(f[0]), time.Duration(per)*time.Second)
+	w.Head = head
+	if cmp.Or(err, err2) != nil || per < 1 || head < window.Slots || head > w.Slot(now)+1 {
 		return nil
 	}
 	for i, c := range f[3:] {
@@ -353,15 +356,15 @@ func parseWindow(f []string, now time.Time) *window {
 		if err != nil {
 			return nil
 		}
-		w.count[(head-int64(i))%(slots+1)] = uint32(n)
+		w.Count[(head-int64(i))%(window.Slots+1)] = uint32(n)
 	}
 	return w
 }
 
 // put puts a window in the place of the one that counts the same.
-func (a *account) put(w *window) {
+func (a *account) put(w *counter) {
 	for i, o := range a.windows {
-		if o.what == w.what && o.per == w.per {
+		if o.what == w.what && o.Per == w.Per {
 			a.windows[i] = w
 			return
 		}

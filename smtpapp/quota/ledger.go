@@ -32,7 +32,7 @@ type Ledger struct {
 }
 
 type account struct {
-	windows []*window
+	windows []*counter
 	known   map[uint64]uint16 // recipients: the day of the last message to each
 	fresh   []uint64          // of known, not yet in the journal
 	used    time.Time
@@ -60,7 +60,7 @@ type Receipt struct {
 }
 
 type taken struct {
-	w    *window
+	w    *counter
 	n    int
 	slot int64
 }
@@ -117,7 +117,7 @@ func (l *Ledger) Take(key string, limits []Limit, messages int, to []mail.Addres
 	for _, li := range limits {
 		n, w := u.of(li.What), a.window(li, now)
 		if n > 0 && !slices.ContainsFunc(r.slots, func(t taken) bool { return t.w == w }) {
-			r.slots = append(r.slots, taken{w, n, w.add(n, now)})
+			r.slots = append(r.slots, taken{w, n, w.Add(n, now)})
 		}
 	}
 	l.dirty[key] = a
@@ -136,7 +136,7 @@ func (r *Receipt) Settle(sent bool) {
 		return
 	}
 	for _, t := range r.slots {
-		t.w.take(t.n, t.slot)
+		t.w.Take(t.n, t.slot)
 	}
 }
 
@@ -196,22 +196,22 @@ func (a *account) over(limits []Limit, u Use, now time.Time) (over *Over) {
 		}
 		w := a.find(li)
 		if w == nil {
-			w = &window{what: li.What, per: li.Per}
+			w = newCounter(li.What, li.Per)
 		}
-		w.advance(now)
-		if w.sum()+n <= li.Count {
+		w.Advance(now)
+		if w.Sum()+n <= li.Count {
 			continue
 		}
-		if wait := w.wait(n, li.Count, now); over == nil || wait > over.Retry {
-			over = &Over{li, wait}
+		if wait := w.Wait(n, li.Count, now); over == nil || wait > over.Retry {
+			over = &Over{li, max(wait, time.Second)}
 		}
 	}
 	return over
 }
 
-func (a *account) find(li Limit) *window {
+func (a *account) find(li Limit) *counter {
 	for _, w := range a.windows {
-		if w.what == li.What && w.per == li.Per {
+		if w.what == li.What && w.Per == li.Per {
 			return w
 		}
 	}
@@ -219,15 +219,15 @@ func (a *account) find(li Limit) *window {
 }
 
 // window returns that of a limit, a new one if there is none.
-func (a *account) window(li Limit, now time.Time) *window {
+func (a *account) window(li Limit, now time.Time) *counter {
 	if w := a.find(li); w != nil {
 		return w
 	}
 	if len(a.windows) == maxWindows { // limits have changed that often
 		a.windows = slices.Delete(a.windows, 0, 1)
 	}
-	w := &window{what: li.What, per: li.Per}
-	w.advance(now)
+	w := newCounter(li.What, li.Per)
+	w.Advance(now)
 	a.windows = append(a.windows, w)
 	return w
 }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/caddymail/caddy-smtp/smtpapp/window"
 )
 
 // What is counted.
@@ -79,73 +81,12 @@ func rough(d time.Duration) string {
 	return fmt.Sprintf("%d%s", max((d+u.length-1)/u.length, 1), u.name)
 }
 
-// slots is into how many parts a window's time is divided.
-const slots = 12
-
-// A window counts over a time that slides. It has one slot more than the time
-// has, so that what is in the oldest counts until all of it is old enough: in no
-// time of that length there is ever more than the limit.
-type window struct {
-	what  What
-	per   time.Duration
-	head  int64 // number of the newest slot since the epoch
-	count [slots + 1]uint32
+// A counter counts one thing.
+type counter struct {
+	what What
+	window.Window
 }
 
-func (w *window) slot(now time.Time) int64 { return now.UnixNano() / int64(w.per/slots) }
-
-// advance drops what is too old. A clock that steps back changes nothing, unless
-// what was counted would outlive the window by another one: then it counts as if
-// it had been sent by now.
-func (w *window) advance(now time.Time) {
-	to := w.slot(now)
-	if w.head-to > slots {
-		old := *w
-		for i := range int64(slots + 1) {
-			w.count[(to+slots+1-i)%(slots+1)] = old.count[(old.head-i)%(slots+1)]
-		}
-		w.head = to
-	}
-	if to-w.head > slots {
-		w.count, w.head = [slots + 1]uint32{}, to
-	}
-	for w.head < to {
-		w.head++
-		w.count[w.head%(slots+1)] = 0
-	}
-}
-
-func (w *window) sum() (n int) {
-	for _, c := range w.count {
-		n += int(c)
-	}
-	return n
-}
-
-// add counts n more, and returns the slot they are in.
-func (w *window) add(n int, now time.Time) int64 {
-	w.advance(now)
-	w.count[w.head%(slots+1)] += uint32(n)
-	return w.head
-}
-
-// take takes back what was added.
-func (w *window) take(n int, slot int64) {
-	if slot > w.head-slots-1 && slot <= w.head {
-		c := &w.count[slot%(slots+1)]
-		*c -= min(*c, uint32(n))
-	}
-}
-
-// wait returns how long it takes until n more are within the limit.
-func (w *window) wait(n, limit int, now time.Time) time.Duration {
-	left := w.sum()
-	for s := w.head - slots; s <= w.head; s++ {
-		left -= int(w.count[s%(slots+1)])
-		if left+n <= limit {
-			gone := (s + slots + 1) * int64(w.per/slots)
-			return max(time.Duration(gone-now.UnixNano()), time.Second)
-		}
-	}
-	return w.per
+func newCounter(what What, per time.Duration) *counter {
+	return &counter{what, window.Window{Per: per}}
 }

@@ -139,7 +139,7 @@ func TestSettle(t *testing.T) {
 		time.Sleep(3 * time.Hour)
 		want(t, send(l, "a", ls, "x"), "")
 		r.Settle(false) // long forgotten
-		if l.accounts["a"].find(ls[0]).sum() != 1 {
+		if l.accounts["a"].find(ls[0]).Sum() != 1 {
 			t.Error("gives back what is gone")
 		}
 	})
@@ -160,35 +160,35 @@ func TestTell(t *testing.T) {
 
 // TestClockStepsBack: neither is anything forgotten nor does it last for ever.
 func TestClockStepsBack(t *testing.T) {
-	w := &window{per: time.Hour}
+	w := newCounter(Messages, time.Hour)
 	now := time.Unix(1_800_000_000, 0)
-	w.add(1, now)
-	w.advance(now.Add(-24 * time.Hour))
-	w.add(1, now.Add(-24*time.Hour))
-	if w.sum() != 2 {
-		t.Error(w.sum())
+	w.Add(1, now)
+	w.Advance(now.Add(-24 * time.Hour))
+	w.Add(1, now.Add(-24*time.Hour))
+	if w.Sum() != 2 {
+		t.Error(w.Sum())
 	}
-	if w.advance(now.Add(2 * time.Hour)); w.sum() != 0 {
-		t.Error(w.sum())
+	if w.Advance(now.Add(2 * time.Hour)); w.Sum() != 0 {
+		t.Error(w.Sum())
 	}
 }
 
 // TestClockFarAhead: what was counted while a clock was wrong is gone after a
 // window's time by the right one, and not before.
 func TestClockFarAhead(t *testing.T) {
-	w := &window{per: time.Hour}
+	w := newCounter(Messages, time.Hour)
 	now := time.Unix(1_800_000_000, 0)
 	ahead := now.AddDate(10, 0, 0)
-	w.add(1, ahead.Add(-50*time.Minute))
-	w.add(2, ahead)
-	if w.add(4, now); w.sum() != 7 || w.wait(1, 7, now) > 20*time.Minute || w.wait(1, 1, now) > 65*time.Minute {
-		t.Error(w.sum(), w.wait(1, 7, now), w.wait(1, 1, now))
+	w.Add(1, ahead.Add(-50*time.Minute))
+	w.Add(2, ahead)
+	if w.Add(4, now); w.Sum() != 7 || w.Wait(1, 7, now) > 20*time.Minute || w.Wait(1, 1, now) > 65*time.Minute {
+		t.Error(w.Sum(), w.Wait(1, 7, now), w.Wait(1, 1, now))
 	}
-	if w.advance(now.Add(30 * time.Minute)); w.sum() != 6 {
-		t.Error(w.sum())
+	if w.Advance(now.Add(30 * time.Minute)); w.Sum() != 6 {
+		t.Error(w.Sum())
 	}
-	if w.advance(now.Add(66 * time.Minute)); w.sum() != 0 {
-		t.Error(w.sum())
+	if w.Advance(now.Add(66 * time.Minute)); w.Sum() != 0 {
+		t.Error(w.Sum())
 	}
 }
 
@@ -420,7 +420,7 @@ func TestSlices(t *testing.T) {
 		t.Errorf("%d recipients, %d of %d: %v", m.known, l.known, 200_000+sent, err)
 	}
 	for i := range sent {
-		if w := m.accounts[fmt.Sprint(i)].find(ls[0]); w == nil || w.sum() != 1 {
+		if w := m.accounts[fmt.Sprint(i)].find(ls[0]); w == nil || w.Sum() != 1 {
 			t.Error("what was sent meanwhile is forgotten")
 		}
 	}
