@@ -37,6 +37,9 @@ type Status struct {
 	// InDoubt says that the content was sent and no reply came: it may have
 	// been delivered.
 	InDoubt bool
+	// Busy says that there may be no more connections to the destination now, and
+	// so none was made: this was no attempt.
+	Busy bool
 	// NotBefore is when the host wants to be asked again at the soonest. It makes
 	// the next attempt of a delayed recipient later, never sooner.
 	NotBefore time.Time
@@ -81,6 +84,7 @@ type Delivery struct {
 	Attempt  int // 1 is the first
 	Queued   time.Time
 	Log      *slog.Logger
+	Rule     *Rule // that is in force for the destination, nil if none is
 
 	// Taken, if not nil, is what Took calls.
 	Taken func(rs []*mail.Recipient)

@@ -55,6 +55,7 @@ func (q *Queue) dispatch(now time.Time) time.Time {
 		return time.Time{}
 	}
 	next := q.sched.ripen(now, p)
+	q.locate(p)
 	q.keepTimes(p, now)
 	if len(q.sched.toRead) > 0 {
 		signal(q.reader)
@@ -67,6 +68,7 @@ func (q *Queue) dispatch(now time.Time) time.Time {
 		t := q.sched.next(p, now)
 		if t == nil {
 			release()
+			q.locate(p)
 			return next
 		}
 		q.runs.Go(func() {
@@ -101,6 +103,11 @@ func (q *Queue) attempt(p *Policy, t *ticket) {
 	started := q.store.Begin(t.entry.ID)
 	statuses, met := q.deliver(p, t, started)
 	now := time.Now()
+	if q.putBack(p, t, statuses, now) {
+		started.End()
+		return
+	}
+	readings := t.read(statuses)
 	unreachable := true
 	for i, r := range t.rcpts {
 		r.Attempts++
@@ -124,11 +131,12 @@ func (q *Queue) attempt(p *Policy, t *ticket) {
 	q.mu.Lock()
 	left = q.comply(p, t, left)
 	q.sched.putAll(left)
-	park := q.sched.ended(t, unreachable, q.policy(), began, now)
+	park := q.heed(p, t, readings, began, now)
+	park = append(park, q.sched.ended(t, unreachable, q.policy(), began, now)...)
 	q.nudge()
 	q.mu.Unlock()
+	q.park(p, park)
 	if unreachable {
-		q.park(p, park)
 		q.sweep(p, t.site, statuses[0], began)
 	}
 }
@@ -191,7 +199,7 @@ func (q *Queue) park(p *Policy, ts []*ticket) {
 		c := new(Change)
 		for _, t := range some {
 			for _, r := range t.rcpts {
-				r.stow(t.entry, t.site, p)
+				r.stow(t.entry, t.site, t.terms)
 			}
 			c.Update = append(c.Update, t.rcpts...)
 		}
@@ -300,7 +308,7 @@ func (q *Queue) record(p *Policy, t *ticket, began, now time.Time, c *Change) (l
 	for _, r := range left {
 		r.Bin = 0
 		if !r.Held {
-			r.stow(t.entry, t.site, p)
+			r.stow(t.entry, t.site, t.terms)
 		}
 	}
 	c.Update = append(c.Update, t.rcpts...)
@@ -434,6 +442,7 @@ func (q *Queue) call(ctx context.Context, p *Policy, t *ticket, started Started,
 	copy(statuses, p.Agents[t.site.agent].Deliver(ctx, &Delivery{
 		ID: t.entry.ID, Envelope: &env, Content: content, Attempt: attempt, Queued: t.entry.Queued, Log: log,
 		Taken: t.taken(started),
+		Rule: t.terms.rule(),
 	}))
 	return false
 }

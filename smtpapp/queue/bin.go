@@ -78,9 +78,10 @@ func binsOf(k site) iter.Seq[int64] {
 }
 
 // stow has a recipient wait in the store, from the next commit on.
-func (r *Recipient) stow(e *Entry, k site, p *Policy) {
+// What time it is to speak may change yet, with the terms.
+func (r *Recipient) stow(e *Entry, k site, t *terms) {
 	r.Bin = binOf(k, e, r)
-	r.Speak = p.termsOf(k).schedule.speaks(e, r)
+	r.Speak = t.schedule.speaks(e, r)
 	r.timed = e.timed()
 }
 
@@ -150,19 +151,24 @@ func (s *schedule) wants(b *bin, p *Policy, now time.Time) int {
 	if b.active > share/2 {
 		return 0
 	}
-	if !b.known {
+	switch {
+	case b.known:
+	case len(p.terms) > 0: // it may have use for no more
+		return 1
+	default:
 		return share - b.active
 	}
 	if p.Agents[b.site.agent] == nil {
 		return 0
 	}
-	d := s.sites[b.site]
+	d, g := s.sites[b.site], s.groupOf(b.site, p)
+	space := s.space(g, p, now)
 	switch {
-	case s.crowded(d, p):
-		d.group.starve(b)
+	case space <= 0:
+		g.starve(b)
 		return 0
 	case d == nil || d.failures == 0:
-		return share - b.active
+		return min(share-b.active, space)
 	case d.until.After(now) || d.running > 0 || !d.idle():
 		return 0
 	}
@@ -254,7 +260,7 @@ func (s *schedule) seize(b *bin, es []*Entry, p *Policy) (ts []*ticket) {
 		bare.Recipients = nil
 		for _, t := range tickets(&bare, s.others(e), p) {
 			t.bin, t.running = b, true
-			s.enter(t)
+			s.enter(t, p)
 			ts = append(ts, t)
 		}
 	}

@@ -19,6 +19,11 @@ type destination struct {
 	pause    int       // in the heap of pauses, -1 when not there
 	listed   bool      // in the rotation
 
+	hosts    []string  // that take its mail, where rules ask for them
+	located  time.Time // when they were looked up
+	locating bool
+	unsure   bool // the terms may be others with the hosts known
+
 	terms   *terms
 	group   *group // nil if it has none
 	active  int    // its recipients in the active set
@@ -121,6 +126,16 @@ func (d *destination) refused(now time.Time) bool {
 	d.window = max(d.window-1, 1)
 	d.capped = now.Add(time.Minute)
 	return true
+}
+
+// crowd narrows the window to what runs, since there are no connections for more.
+// If nothing does, others have them, who may leave some in a moment.
+func (d *destination) crowd(now time.Time) {
+	d.window = float64(max(d.running, 1))
+	d.capped = later(d.capped, now.Add(10*time.Second))
+	if d.running == 0 {
+		d.until = later(d.until, now.Add(time.Second))
+	}
 }
 
 // failed begins a pause: a minute, or what is tried for the first time would

@@ -2,14 +2,15 @@ package queue
 
 import (
 	"container/heap"
+	"math"
 	"time"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/window"
 )
 
-// A group is destinations that a rule counts together, or one whose rate is
-// counted. It outlives policies, and its destinations for as long as what it has
-// counted matters.
+// A group is destinations that a rule counts together, or one of which there is
+// more to know than a destination has. It outlives policies, and its destinations
+// for as long as what it knows matters.
 type group struct {
 	key     string
 	terms   *terms
@@ -21,17 +22,22 @@ type group struct {
 
 	messages, recipients []window.Window
 
+	paused   time.Time // no attempt before then
+	slow     time.Time // nor as many as there may be
+	slowness int       // how often that is halved
+	slowedAt time.Time // the last time
+
 	until time.Time // when there is room again, while it is in the heap
 	index int       // in schedule.gates, -1 when not there
 }
 
 // key is what a site's terms are counted under, "" where the destination itself
-// counts all there is to count.
+// knows all there is to know.
 func (t *terms) key(k site) string {
 	switch {
 	case t.Together:
 		return t.Name
-	case len(t.Messages)+len(t.Recipients) > 0:
+	case len(t.Messages)+len(t.Recipients)+len(t.Readings) > 0:
 		return t.Name + "\x00" + k.agent + "\x00" + k.destination
 	}
 	return ""
@@ -107,13 +113,49 @@ func windows(rates []Rate, old []window.Window) []window.Window {
 func (g *group) wait(n int, now time.Time) (d time.Duration) {
 	for i, r := range g.terms.Messages {
 		g.messages[i].Advance(now)
-		d = max(d, g.messages[i].Wait(1, r.N, now))
+		d = max(d, g.messages[i].Wait(1, g.slowed(r.N, now), now))
 	}
 	for i, r := range g.terms.Recipients {
+		limit := g.slowed(r.N, now)
 		g.recipients[i].Advance(now)
-		d = max(d, g.recipients[i].Wait(min(n, r.N), r.N, now))
+		d = max(d, g.recipients[i].Wait(min(n, limit), limit, now))
 	}
-	return d
+	if g.slow.After(now) { // and then there may be more
+		d = min(d, g.slow.Sub(now))
+	}
+	return max(d, g.paused.Sub(now))
+}
+
+// slowed is what is left of a limit.
+func (g *group) slowed(limit int, now time.Time) int {
+	if !g.slow.After(now) {
+		return limit
+	}
+	return max(limit>>g.slowness, 1)
+}
+
+// maxSlowness is down to an eighth.
+const maxSlowness = 3
+
+// heed does what a reading of a reply asks for: what was begun before the last
+// time is part of that. It reports whether it did anything.
+func (g *group) heed(r *Reading, began, now time.Time) (news bool) {
+	if end := now.Add(r.Pause); r.Pause > 0 && end.After(g.paused) {
+		news = !g.paused.After(now)
+		g.paused = end
+	}
+	if r.Slow <= 0 {
+		return news
+	}
+	if !g.slow.After(now) {
+		g.slowness, news = 1, true
+		g.slowedAt = now
+	} else if began.After(g.slowedAt) && g.slowness < maxSlowness {
+		g.slowness++
+		g.slowedAt, news = now, true
+	}
+	g.slow = later(g.slow, now.Add(r.Slow))
+	return news
 }
 
 // began counts an attempt.
@@ -127,9 +169,19 @@ func (g *group) began(n int, now time.Time) {
 	}
 }
 
+// spared takes an attempt back that was not made.
+func (g *group) spared(n int) {
+	for i := range g.messages {
+		g.messages[i].Take(1, g.messages[i].Head)
+	}
+	for i := range g.recipients {
+		g.recipients[i].Take(n, g.recipients[i].Head)
+	}
+}
+
 // full reports whether as many attempts run as may.
-func (g *group) full() bool {
-	return g.terms.Together && g.running >= g.terms.schedule.PerDestination
+func (g *group) full(now time.Time) bool {
+	return g.running >= g.slowed(g.terms.schedule.PerDestination, now)
 }
 
 // room is how many attempts may begin.
@@ -137,14 +189,7 @@ func (g *group) room(now time.Time) int {
 	if g.wait(1, now) > 0 {
 		return 0
 	}
-	n := g.terms.schedule.PerDestination
-	if g.terms.Together {
-		n -= g.running
-	}
-	for i, r := range g.terms.Messages {
-		n = min(n, r.N-g.messages[i].Sum())
-	}
-	return n
+	return min(g.slowed(g.terms.schedule.PerDestination, now)-g.running, g.budget(now))
 }
 
 // admit reports whether a destination that is open otherwise may have its next
@@ -154,20 +199,26 @@ func (s *schedule) admit(d *destination, now time.Time) bool {
 	if g == nil {
 		return true
 	}
-	if !g.full() && g.index < 0 {
-		wait := time.Duration(0)
+	if !g.full(now) && g.index < 0 {
+		n := 1
 		if t := d.peek(); t != nil {
-			wait = g.wait(len(t.rcpts), now)
+			n = len(t.rcpts)
 		}
+		wait := g.wait(n, now)
 		if wait == 0 {
 			return true
 		}
-		g.until = now.Add(wait)
-		heap.Push(&s.gates, g)
+		s.shut(g, now.Add(wait))
 	}
 	d.waiting = true
 	g.waiting = append(g.waiting, d)
 	return false
+}
+
+// shut has a group looked at when it has room again.
+func (s *schedule) shut(g *group, until time.Time) {
+	g.until = until
+	heap.Push(&s.gates, g)
 }
 
 // release has a group looked at that may have room.
@@ -181,7 +232,9 @@ func (s *schedule) release(g *group) {
 // the next one has.
 func (s *schedule) openGates(p *Policy, now time.Time) (next time.Time) {
 	for len(s.gates) > 0 && !s.gates[0].until.After(now) {
-		s.release(heap.Pop(&s.gates).(*group))
+		g := heap.Pop(&s.gates).(*group)
+		s.release(g)
+		s.feed(g, p, now)
 	}
 	s.fill(p, now)
 	if now.Sub(s.groupsSwept).Abs() > time.Minute {
@@ -210,6 +263,9 @@ func (s *schedule) fill(p *Policy, now time.Time) {
 			for i, d := range waiting {
 				if n <= 0 || g.index >= 0 {
 					g.waiting = append(waiting[i:], g.waiting...)
+					if wait := g.wait(1, now); g.index < 0 && wait > 0 {
+						s.shut(g, now.Add(wait))
+					}
 					break
 				}
 				if d == nil { // it has left
@@ -243,8 +299,11 @@ func (s *schedule) ungroup() {
 	s.roomy = nil
 }
 
-// idle reports whether nothing that was counted matters any more.
+// idle reports whether nothing that is known matters any more.
 func (g *group) idle(now time.Time) bool {
+	if g.paused.After(now) || g.slow.After(now) {
+		return false
+	}
 	n := 0
 	for _, ws := range [][]window.Window{g.messages, g.recipients} {
 		for i := range ws {
@@ -255,9 +314,40 @@ func (g *group) idle(now time.Time) bool {
 	return n == 0
 }
 
-// crowded reports whether a destination's group has its part of the active set.
-func (s *schedule) crowded(d *destination, p *Policy) bool {
-	return d != nil && d.group != nil && d.group.active >= s.share(p.Schedule.Active)
+// space is how many recipients more of a group's may be in the active set: one
+// that cannot send has no use for it.
+func (s *schedule) space(g *group, p *Policy, now time.Time) int {
+	if g == nil {
+		return math.MaxInt
+	}
+	return min(s.share(p.Schedule.Active)-g.active, g.budget(now)+g.running-g.active)
+}
+
+// budget is how much may begin now by the rates, and one to wait for the time when
+// that is more.
+func (g *group) budget(now time.Time) int {
+	n := math.MaxInt32
+	for i, r := range g.terms.Messages {
+		g.messages[i].Advance(now)
+		n = min(n, g.slowed(r.N, now)-g.messages[i].Sum())
+	}
+	for i, r := range g.terms.Recipients {
+		g.recipients[i].Advance(now)
+		n = min(n, g.slowed(r.N, now)-g.recipients[i].Sum())
+	}
+	if n < 1 || g.paused.After(now) {
+		return 1
+	}
+	return n
+}
+
+// groupOf returns the group that a site has, or would have, nil if none.
+func (s *schedule) groupOf(k site, p *Policy) *group {
+	if d := s.sites[k]; d != nil {
+		return d.group
+	}
+	t, _ := p.termsOf(k, nil)
+	return s.groups[t.key(k)]
 }
 
 // starve notes a bin that its group keeps from being read.
@@ -268,9 +358,10 @@ func (g *group) starve(b *bin) {
 	}
 }
 
-// feed has such bins looked at when half of the group's part has gone.
+// feed has such bins looked at when there is space, and half of the group's part
+// has gone.
 func (s *schedule) feed(g *group, p *Policy, now time.Time) {
-	if len(g.starved) == 0 || p == nil || g.active > s.share(p.Schedule.Active)/2 {
+	if len(g.starved) == 0 || p == nil || g.active > s.share(p.Schedule.Active)/2 || s.space(g, p, now) <= 0 {
 		return
 	}
 	for _, b := range g.starved {

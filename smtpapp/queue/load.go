@@ -200,11 +200,11 @@ func (s *schedule) recovered(es []*Entry, p *Policy, now time.Time) *Change {
 		var ready []*Recipient
 		for _, r := range s.others(e) {
 			k := siteOf(e, r.Recipient, p)
-			if !r.Due.After(now) && s.admits(k, p) {
+			if !r.Due.After(now) && s.admits(k, p, now) {
 				ready = append(ready, r)
 				continue
 			}
-			r.stow(e, k, p)
+			r.stow(e, k, s.termsOf(k, p))
 			c.Update = append(c.Update, r)
 		}
 		s.activate(e, ready, nil, p, now)

@@ -446,7 +446,9 @@ func removed(last *mail.Reply) *mail.Reply {
 func (r *Recipient) settle(e *Entry, p *Policy) {
 	r.Bin = 0
 	if !r.Done && !r.Held {
-		r.stow(e, siteOf(e, r.Recipient, p), p)
+		k := siteOf(e, r.Recipient, p)
+		t, _ := p.termsOf(k, nil)
+		r.stow(e, k, t)
 	}
 }
 

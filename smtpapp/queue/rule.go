@@ -1,10 +1,11 @@
 package queue
 
 import (
+	"regexp"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/pattern"
 )
 
@@ -21,9 +22,10 @@ type Rule struct {
 	// Name tells the rule from others. What was counted under it goes on to count
 	// under another policy.
 	Name string
-	// Domains are those that it is for, as pattern.Domains makes them; none for
-	// all. A destination that is no domain, as that of a smarthost, is of none.
-	Domains []string
+	// Domains are those that it is for, as pattern.Domains makes them, and Hosts,
+	// of the same form, the mail hosts of those that it is for. A rule that has
+	// neither is for all domains. Hosts are for agents that are Locators.
+	Domains, Hosts []string
 	// Agents are patterns of names of agents, as pattern.Glob has them; none for
 	// all.
 	Agents []string
@@ -36,15 +38,69 @@ type Rule struct {
 	Concurrency, First int
 	// Messages and Recipients bound attempts, and the recipients of these.
 	Messages, Recipients []Rate
+	// PerAddress is how many connections there may be to one address of a mail
+	// host, and PerConnection how many messages go over one. Agents keep to these.
+	PerAddress, PerConnection int
 	// Retry, Expire and ExpireNull are as those of Schedule.
 	Retry              []time.Duration
 	Expire, ExpireNull time.Duration
+	// Readings say what replies mean; the first that knows a reply is in force.
+	Readings []Reading
+}
+
+// A Reading is what replies mean that a destination gives to what it does not
+// take. The zero Reading leaves it at what they say.
+type Reading struct {
+	// Pattern is looked for in "421 4.7.0 text".
+	Pattern *regexp.Regexp
+	// Elsewhere has the next host asked, whatever the reply is about.
+	Elsewhere bool
+	// Later makes a failure a delay, and Never a delay a failure.
+	Later, Never bool
+	// Pause is for how long no more attempts are begun, and Slow for how long
+	// only half of what may be is made use of: of that half again if it is said
+	// meanwhile, down to an eighth.
+	Pause, Slow time.Duration
+}
+
+// Reading returns what a reply means by a rule, nil if that is not said. The
+// rule may be nil.
+func (r *Rule) Reading(reply *mail.Reply) *Reading {
+	if r == nil || reply == nil || len(r.Readings) == 0 {
+		return nil
+	}
+	text := reply.Error()
+	for i := range r.Readings {
+		if r.Readings[i].Pattern.MatchString(text) {
+			return &r.Readings[i]
+		}
+	}
+	return nil
+}
+
+// apply makes of a status what a reading says.
+func (r *Reading) apply(s *Status) {
+	switch {
+	case r.Later && s.Action == Failed:
+		s.Action = Delayed
+	case r.Never && s.Action == Delayed:
+		s.Action = Failed
+		s.Reply = &mail.Reply{Code: 554, Enh: "5.4.0", Text: "not tried again: " + s.Reply.Error()}
+	}
 }
 
 // terms are a rule, or none, and the schedule that it makes.
 type terms struct {
 	Rule
 	schedule Schedule
+}
+
+// rule is what agents get to see, nil where there is none.
+func (t *terms) rule() *Rule {
+	if t.Name == "" {
+		return nil
+	}
+	return &t.Rule
 }
 
 // compile works out what each rule comes to.
@@ -76,24 +132,30 @@ func (p *Policy) compile() {
 // plain are the terms where no policy was ever in force.
 var plain = &terms{schedule: Schedule{}.withDefaults()}
 
-// termsOf returns the terms of a site.
-func (p *Policy) termsOf(k site) *terms {
+// termsOf returns the terms of a site whose mail is taken by hosts, as far as
+// these are known, and whether it takes to know them to be sure.
+func (p *Policy) termsOf(k site, hosts []string) (t *terms, unsure bool) {
 	if p == nil || p.base == nil {
-		return plain
+		return plain, false
 	}
+	_, locates := p.Agents[k.agent].(Locator)
 	for _, t := range p.terms {
-		if t.isFor(k) {
-			return t
+		if !t.hasAgent(k.agent) {
+			continue
 		}
+		if len(t.Domains)+len(t.Hosts) == 0 || pattern.HasDomain(t.Domains, k.destination) {
+			return t, unsure
+		}
+		if slices.ContainsFunc(hosts, func(h string) bool { return pattern.HasDomain(t.Hosts, h) }) {
+			return t, unsure
+		}
+		unsure = unsure || locates && len(t.Hosts) > 0
 	}
-	return p.base
+	return p.base, unsure
 }
 
-func (r *Rule) isFor(k site) bool {
-	if len(r.Domains) > 0 && (strings.Contains(k.destination, " ") || !pattern.HasDomain(r.Domains, k.destination)) {
-		return false
-	}
-	return len(r.Agents) == 0 || slices.ContainsFunc(r.Agents, func(p string) bool { return pattern.Glob(p, k.agent) })
+func (r *Rule) hasAgent(name string) bool {
+	return len(r.Agents) == 0 || slices.ContainsFunc(r.Agents, func(p string) bool { return pattern.Glob(p, name) })
 }
 
 // longest is the longest time between two attempts that a policy knows.

@@ -17,8 +17,8 @@ type ticket struct {
 	rcpts []*Recipient
 	due   time.Time // the first of theirs
 	site  site
-	terms *terms
-	bin   *bin // where its recipients wait in the store too, nil if nowhere
+	terms *terms // that were in force for the site when it was begun
+	bin   *bin   // where its recipients wait in the store too, nil if nowhere
 
 	content *message.Message // of what has just been accepted, nil if it is in the store only
 	running bool             // an attempt is being made, or something else that nobody may disturb
@@ -42,6 +42,9 @@ type schedule struct {
 	sites  map[site]*destination
 	turn   []*destination // those that have ready tickets and may have an attempt, in rotation
 	probes []*destination // the same of those where nobody was there the last time
+
+	astrays  []site // whose hosts are to be looked up
+	locating int    // look-ups under way
 
 	groups      map[string]*group
 	gates       gates    // groups without room, by the time at which they have some
@@ -84,7 +87,7 @@ func tickets(e *Entry, rcpts []*Recipient, p *Policy) []*ticket {
 		k := part{siteOf(e, r.Recipient, p), r.Attempts > 0}
 		t := parts[k]
 		if t == nil {
-			t = &ticket{entry: e, site: k.site, terms: p.termsOf(k.site)}
+			t = &ticket{entry: e, site: k.site}
 			parts[k] = t
 			ts = append(ts, t)
 		}
@@ -118,20 +121,23 @@ func (s *schedule) share(limit int) int {
 
 // admits reports whether new mail for a site goes into the active set: there is
 // room, and an attempt will come soon. Else it waits in the store.
-func (s *schedule) admits(k site, p *Policy) bool {
+func (s *schedule) admits(k site, p *Policy, now time.Time) bool {
 	if p == nil || p.Agents[k.agent] == nil || s.count >= p.Schedule.Active {
 		return false
 	}
+	if s.space(s.groupOf(k, p), p, now) <= 0 {
+		return false
+	}
 	d := s.sites[k]
-	return d == nil || d.failures == 0 && d.fresh < s.share(p.Schedule.Active) && !s.crowded(d, p)
+	return d == nil || d.failures == 0 && d.fresh < s.share(p.Schedule.Active)
 }
 
 // place decides, before they are committed, which recipients of a new entry
 // wait in the store.
 func (s *schedule) place(e *Entry, p *Policy, now time.Time) {
 	for _, r := range e.Recipients {
-		if k := siteOf(e, r.Recipient, p); r.Due.After(now) || !s.admits(k, p) {
-			r.stow(e, k, p)
+		if k := siteOf(e, r.Recipient, p); r.Due.After(now) || !s.admits(k, p, now) {
+			r.stow(e, k, s.termsOf(k, p))
 		}
 	}
 }
@@ -146,7 +152,7 @@ func (s *schedule) activate(e *Entry, rcpts []*Recipient, b *bin, p *Policy, now
 		if e.Content != nil {
 			s.keep(t, e.Content)
 		}
-		d := s.enter(t)
+		d := s.enter(t, p)
 		k := 0
 		if b != nil || t.rcpts[0].Attempts > 0 {
 			k = 1
@@ -157,14 +163,15 @@ func (s *schedule) activate(e *Entry, rcpts []*Recipient, b *bin, p *Policy, now
 }
 
 // enter adds a ticket to the active set.
-func (s *schedule) enter(t *ticket) *destination {
+func (s *schedule) enter(t *ticket, p *Policy) *destination {
 	s.all[t.entry.ID] = append(s.all[t.entry.ID], t)
 	d := s.sites[t.site]
 	if d == nil {
 		d = newDestination(t.site)
 		s.sites[t.site] = d
-		s.join(d, t.terms)
+		s.find(d, p)
 	}
+	t.terms = d.terms
 	s.weigh(t, len(t.rcpts))
 	return d
 }
@@ -261,7 +268,7 @@ func (s *schedule) refile(p *Policy, now time.Time) (lost []*ticket) {
 	s.ungroup()
 	for _, d := range s.sites {
 		d.ready, d.listed = [2][]*ticket{}, false
-		s.join(d, p.termsOf(d.site))
+		s.find(d, p)
 		s.drop(d)
 	}
 	for _, t := range idle {
@@ -272,7 +279,7 @@ func (s *schedule) refile(p *Policy, now time.Time) (lost []*ticket) {
 			s.putAll(t.rcpts)
 		default:
 			t.running = true
-			s.enter(t)
+			s.enter(t, p)
 			lost = append(lost, t)
 		}
 	}
@@ -325,7 +332,7 @@ func (s *schedule) list(d *destination, p *Policy, now time.Time) {
 	if _, known := p.Agents[d.site.agent]; !known {
 		return
 	}
-	if !s.admit(d, now) {
+	if s.astray(d, now) || !s.admit(d, now) {
 		return
 	}
 	d.listed = true
@@ -397,7 +404,7 @@ func (s *schedule) take(turn *[]*destination, p *Policy, now time.Time) *ticket 
 			d.probing++
 			s.probing++
 		}
-		t.running = true
+		t.running, t.terms = true, d.terms
 		s.list(d, p, now)
 		return t
 	}
@@ -418,15 +425,20 @@ func (s *schedule) ended(t *ticket, unreachable bool, p *Policy, began, now time
 		d.failed(began, now)
 		park = s.empty(d)
 	}
-	switch {
-	case d.pause >= 0:
-		heap.Fix(&s.paused, d.pause)
-	case d.until.After(now):
-		heap.Push(&s.paused, d)
-	}
+	s.rest(d)
 	s.considerSite(d.site)
 	s.relisted(d, p, now)
 	return park
+}
+
+// rest has a site that is left alone looked at when that ends.
+func (s *schedule) rest(d *destination) {
+	switch {
+	case d.pause >= 0:
+		heap.Fix(&s.paused, d.pause)
+	case !d.until.IsZero():
+		heap.Push(&s.paused, d)
+	}
 }
 
 // leave notes that a site has an attempt less.
@@ -489,7 +501,7 @@ func (s *schedule) drop(d *destination) {
 	if !d.idle() || d.running > 0 || d.pause >= 0 || d.active > 0 || s.sites[d.site] != d {
 		return
 	}
-	if d.failures > 0 {
+	if d.failures > 0 || len(d.hosts) > 0 && d.group != nil {
 		for id := range binsOf(d.site) {
 			if s.bins[id] != nil {
 				return
