@@ -30,6 +30,7 @@ func init() { httpcaddyfile.RegisterGlobalOption("smtp", parseOption) }
 //			drain_period <duration>
 //			logins { ... }
 //			queue [<path>] { ... }
+//			shaping { ... }
 //			agent  <name> <module> [<args...>] { ... }
 //			server <name> [<addresses...>] { ... }
 //		}
@@ -70,6 +71,7 @@ func (p *parser) options() caddyopt.Table {
 		"drain_period": caddyopt.Duration(&p.app.DrainPeriod),
 		"logins":       p.logins,
 		"queue":        p.queue,
+		"shaping":      p.shaping,
 		"agent":        p.agent,
 		"server":       p.server,
 	}
@@ -83,6 +85,7 @@ func (p *parser) options() caddyopt.Table {
 //		expire_null       <duration>
 //		delay_notice      <duration>
 //		concurrency       <number>
+//		per_destination   <number> [<first>]
 //		free_space        <size>
 //		dsn_agent         <name>
 //		dsn_template      [<language>] <file>
@@ -98,16 +101,17 @@ func (p *parser) queue(d *caddyfile.Dispenser) error {
 		return d.ArgErr()
 	}
 	return caddyopt.Block(d, caddyopt.Table{
-		"retry":          durations(&q.Retry),
-		"expire":         caddyopt.Duration(&q.Expire),
-		"expire_null":    caddyopt.Duration(&q.ExpireNull),
-		"delay_notice":   caddyopt.Duration(&q.DelayNotice),
-		"concurrency":    caddyopt.Int(&q.Concurrency, 1),
-		"free_space":     caddyopt.Size(&q.FreeSpace),
-		"dsn_agent":      caddyopt.String(&q.DSNAgent),
-		"dsn_template":   dsnTemplate(&q.DSNTemplates),
-		"dsn_content":    dsnContent(&q.DSNContent),
-		"double_failure": caddyopt.String(&q.DoubleFailure),
+		"retry":           durations(&q.Retry),
+		"expire":          caddyopt.Duration(&q.Expire),
+		"expire_null":     caddyopt.Duration(&q.ExpireNull),
+		"delay_notice":    caddyopt.Duration(&q.DelayNotice),
+		"concurrency":     caddyopt.Int(&q.Concurrency, 1),
+		"per_destination": twoInts(&q.PerDestination, &q.FirstPerDestination),
+		"free_space":      caddyopt.Size(&q.FreeSpace),
+		"dsn_agent":       caddyopt.String(&q.DSNAgent),
+		"dsn_template":    dsnTemplate(&q.DSNTemplates),
+		"dsn_content":     dsnContent(&q.DSNContent),
+		"double_failure":  caddyopt.String(&q.DoubleFailure),
 	})
 }
 

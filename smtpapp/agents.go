@@ -128,9 +128,9 @@ func (a *App) submit(ctx context.Context, from, to mail.Address, m *message.Mess
 }
 
 // newPolicy is what this configuration says about delivery.
-func (a *App) newPolicy() *queue.Policy {
+func (a *App) newPolicy(rules []queue.Rule) *queue.Policy {
 	return &queue.Policy{
-		Agents: a.agents, Hostname: a.Hostname, Postmaster: a.postmaster(), Schedule: a.Queue.schedule(),
+		Agents: a.agents, Hostname: a.Hostname, Postmaster: a.postmaster(), Schedule: a.Queue.schedule(), Rules: rules,
 		Lease: a.lifetime.lease, Context: a.lifetime.ctx, Route: a.routeDSN, Sign: a.signOwn, Notices: a.Queue.notices(), Observe: deliveries{a.metrics, a.env}, FreeSpace: a.Queue.FreeSpace,
 		Log: plainlog.New(a.ctx.Slogger()),
 	}

@@ -69,6 +69,10 @@ type App struct {
 	// Queue is where accepted mail is kept until it is delivered.
 	Queue Queue `json:"queue,omitzero"`
 
+	// Shaping says what destinations may have: how much at once, how much in what
+	// time, and what their replies mean.
+	Shaping Shaping `json:"shaping,omitzero"`
+
 	// AgentsRaw are the delivery agents, by a name of your choice. Queued mail
 	// keeps the name of its agent.
 	AgentsRaw map[string]json.RawMessage `json:"agents,omitempty" caddy:"namespace=smtp.agents inline_key=agent"`
@@ -148,7 +152,11 @@ func (a *App) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("server %s: %w", name, err)
 		}
 	}
-	a.policy = a.newPolicy()
+	rules, err := a.Shaping.rules(a.agents)
+	if err != nil {
+		return fmt.Errorf("shaping: %w", err)
+	}
+	a.policy = a.newPolicy(rules)
 	return nil
 }
 

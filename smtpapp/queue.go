@@ -42,6 +42,12 @@ type Queue struct {
 	// Concurrency is how many attempts may run at once. Default: 200.
 	Concurrency int `json:"concurrency,omitempty"`
 
+	// FirstPerDestination is how many attempts a destination gets at once while it
+	// has taken nothing yet; each that succeeds makes them more, up to
+	// PerDestination, and each that fails fewer. Default: 5 and 20.
+	FirstPerDestination int `json:"first_per_destination,omitempty"`
+	PerDestination      int `json:"per_destination,omitempty"`
+
 	// FreeSpace is what must stay free on the queue's file system, in octets,
 	// for messages to be taken. Default: 512 MiB or 5 %, whichever is more, and
 	// 5 % of the inodes; negative: none.
@@ -90,6 +96,7 @@ func (q *Queue) schedule() queue.Schedule {
 	s := queue.Schedule{
 		Expire: time.Duration(q.Expire), ExpireNull: time.Duration(q.ExpireNull),
 		DelayNotice: time.Duration(q.DelayNotice), Concurrency: q.Concurrency,
+		First: q.FirstPerDestination, PerDestination: q.PerDestination,
 	}
 	for _, d := range q.Retry {
 		s.Retry = append(s.Retry, time.Duration(d))

@@ -5,22 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
-	"github.com/caddyserver/caddy/v2"
-
+	"github.com/caddymail/caddy-smtp/smtpapp/caddyopt"
 	"github.com/caddymail/caddy-smtp/smtpapp/quota"
 	"github.com/caddymail/caddy-smtp/smtpapp/session"
 )
 
 // unlimited stands for no limit.
 const unlimited = "unlimited"
-
-// most is the longest time that a limit may be of: what is known of longer ones
-// would be forgotten on the way.
-const most = 366 * 24 * time.Hour
 
 // kinds are what is limited, in the order of the replies.
 var kinds = []quota.What{quota.Messages, quota.Recipients, quota.NewRecipients}
@@ -55,16 +48,11 @@ func parseLimits(what quota.What, texts []string) ([]quota.Limit, error) {
 
 // parseLimit parses "200/1h".
 func parseLimit(what quota.What, s string) (quota.Limit, error) {
-	number, per, ok := strings.Cut(s, "/")
-	n, err := strconv.ParseUint(number, 10, 31)
-	if !ok || err != nil {
-		return quota.Limit{}, fmt.Errorf("%s: '%s' is not a number and a time such as 200/1h", what, s)
+	n, per, err := caddyopt.ParseRate(s)
+	if err != nil {
+		return quota.Limit{}, fmt.Errorf("%s: %w", what, err)
 	}
-	d, err := caddy.ParseDuration(per)
-	if err != nil || d < time.Second || d > most || d%time.Second != 0 {
-		return quota.Limit{}, fmt.Errorf("%s: '%s' is not a time of whole seconds, up to 366d", what, per)
-	}
-	return quota.Limit{What: what, Count: int(n), Per: d}, nil
+	return quota.Limit{What: what, Count: n, Per: per}, nil
 }
 
 // limitsOf returns the limits of a key.

@@ -55,12 +55,9 @@ func (p TLS) config(h Host) *tls.Config {
 
 // open connects, and keeps hold of what lies beneath the client.
 func (s *Sender) open(ctx context.Context, policy TLS, h Host, addr string) (*kept, error) {
-	k, tapped, dial := new(kept), *s, s.Client.Dial
-	if dial == nil {
-		dial = new(net.Dialer).DialContext
-	}
+	k, tapped := new(kept), *s
 	tapped.Client.Dial = func(ctx context.Context, network, addr string) (nc net.Conn, err error) {
-		k.raw, err = dial(ctx, network, addr)
+		k.raw, err = s.dial(ctx, network, addr)
 		return k.raw, err
 	}
 	var err error

@@ -14,7 +14,8 @@ import (
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 )
 
-// Bounds of one attempt. Whoever is not reached by then is tried later.
+// Bounds of one attempt, where a Sender has no others. Whoever is not reached by
+// then is tried later.
 const (
 	maxHosts     = 20 // looked up
 	maxAddresses = 5  // dialled

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/client"
+	"github.com/caddymail/caddy-smtp/smtpapp/queue"
 )
 
 // PoolOptions bound what a Pool keeps. The zero PoolOptions keep nothing.
@@ -27,6 +28,8 @@ type Pool struct {
 	idle   map[string][]*kept
 	closed bool
 	wg     sync.WaitGroup // timers and goroutines
+
+	open tally
 }
 
 // NewPool returns an empty pool.
@@ -77,10 +80,15 @@ func (p *Pool) drop(key string, k *kept) bool {
 	return false
 }
 
-// give returns a connection after use. If it cannot be kept it is closed.
-func (p *Pool) give(key string, k *kept) {
+// give returns a connection after use, by the rule for it, if there is one. If it
+// cannot be kept it is closed.
+func (p *Pool) give(key string, k *kept, r *queue.Rule) {
 	k.uses++
-	if !k.conn.Usable() || p.opts.Uses > 0 && k.uses >= p.opts.Uses || !p.keep(key, k) {
+	most := p.opts.Uses
+	if r != nil && r.PerConnection > 0 {
+		most = r.PerConnection
+	}
+	if !k.conn.Usable() || most > 0 && k.uses >= most || !p.keep(key, k) {
 		p.quit(k.conn)
 	}
 }

@@ -117,7 +117,7 @@ func (s *Sender) askOn(ctx context.Context, to mail.Address, key string, k *kept
 	if r.Reply.Code == 421 || limited || domains || k.conn.Reset(ctx) != nil || ctx.Err() != nil {
 		_ = k.conn.Close()
 	}
-	s.Pool.give(key, k)
+	s.Pool.give(key, k, nil)
 	if r.Reply.Code/100 == 2 {
 		return nil
 	}

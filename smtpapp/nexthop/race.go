@@ -99,31 +99,25 @@ func (s *Sender) race(ctx context.Context, network string, addrs []string) (won 
 }
 
 func (s *Sender) dialOne(ctx context.Context, network, addr string, at int) dialled {
-	timeout, dial := s.Client.Timeouts.Connect, s.Client.Dial
+	timeout := s.Client.Timeouts.Connect
 	if timeout <= 0 {
 		timeout = defaultConnect
 	}
-	if dial == nil {
-		dial = new(net.Dialer).DialContext
-	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	conn, err := dial(ctx, network, addr)
+	conn, err := s.dial(ctx, network, addr)
 	return dialled{at, conn, err}
 }
 
 // with returns a Sender whose next connection is made already.
 func (s *Sender) with(conn net.Conn) *Sender {
-	c, dial := *s, s.Client.Dial
-	if dial == nil {
-		dial = new(net.Dialer).DialContext
-	}
+	c := *s
 	c.Client.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if made := conn; made != nil {
 			conn = nil
 			return made, nil
 		}
-		return dial(ctx, network, addr)
+		return s.dial(ctx, network, addr)
 	}
 	return &c
 }

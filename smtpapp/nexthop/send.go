@@ -43,13 +43,18 @@ type Sender struct {
 	// place of converting them.
 	NoConvert bool
 
+	// Addresses is how many addresses an attempt dials, and Sessions how many of
+	// those that come beyond EHLO it makes use of; zero for 5 and 2. Whoever is not
+	// reached by then is tried later.
+	Addresses, Sessions int
+
 	source Source // see From
 }
 
 // Send makes one attempt to hand a message for rcpts to the first host that
 // takes it. It returns a status for each recipient, in order.
 func (s *Sender) Send(ctx context.Context, d *queue.Delivery, rcpts []*mail.Recipient, hosts []Host) []queue.Status {
-	a := &attempt{s: s, d: d, rcpts: rcpts, statuses: make([]queue.Status, len(rcpts)), policy: s.TLS}
+	a := &attempt{s: s.counted(d.Rule), d: d, rcpts: rcpts, statuses: make([]queue.Status, len(rcpts)), policy: s.TLS}
 	if d.Envelope.RequireTLS && s.Done == queue.Relayed { // RFC 8689; delivery to the mailbox is not its business
 		if refused := a.requireTLS(hosts); refused != nil {
 			return refused
@@ -103,7 +108,12 @@ type attempt struct {
 	last                *trouble // what speaks for the open ones
 
 	aside  []int            // those for whom the host at hand lacks something
-	lacked map[int]*trouble // what hosts so far have lacked for a recipient
+	lacked map[int]*trouble // what hosts so far have lacked for a recipient, or had against him
+}
+
+// spent reports whether no more may be tried.
+func (a *attempt) spent(ctx context.Context) bool {
+	return a.addresses >= cmp.Or(a.s.Addresses, maxAddresses) || a.sessions >= cmp.Or(a.s.Sessions, maxSessions) || ctx.Err() != nil
 }
 
 // run tries the hosts, the addresses of each in a race, until all recipients are
@@ -132,10 +142,10 @@ func (a *attempt) run(ctx context.Context, hosts []Host) {
 func (a *attempt) host(ctx context.Context, h Host, addrs []string) bool {
 	addrs = a.again(ctx, h, addrs)
 	for len(a.open) > 0 && len(addrs) > 0 && !a.looped {
-		if a.addresses == maxAddresses || a.sessions == maxSessions || ctx.Err() != nil {
+		if a.spent(ctx) {
 			return false
 		}
-		some := addrs[:min(len(addrs), maxAddresses-a.addresses)]
+		some := addrs[:min(len(addrs), cmp.Or(a.s.Addresses, maxAddresses)-a.addresses)]
 		won, conn, n, failed := a.s.race(ctx, h.network, some)
 		a.addresses += n
 		var left []string // those that were not dialled, or were beaten
@@ -161,7 +171,7 @@ func (a *attempt) host(ctx context.Context, h Host, addrs []string) bool {
 // are.
 func (a *attempt) again(ctx context.Context, h Host, addrs []string) (left []string) {
 	for i, addr := range addrs {
-		if a.addresses == maxAddresses || a.sessions == maxSessions || ctx.Err() != nil || len(a.open) == 0 {
+		if a.spent(ctx) || len(a.open) == 0 {
 			return append(left, addrs[i:]...)
 		}
 		key := a.s.key(a.policy, h, addr)
@@ -192,7 +202,7 @@ func (a *attempt) conclude() {
 			t = l
 		}
 		s := t.status()
-		if a.s.Own && !t.lacking {
+		if a.s.Own && !t.lacking && !t.elsewhere {
 			s = t.temporary()
 		}
 		s.Unreachable = s.Unreachable && !a.reached
@@ -261,7 +271,7 @@ func (a *attempt) converse(ctx context.Context, h Host, key string, k *kept) *tr
 		}
 	}
 	if len(a.open) == 0 {
-		a.s.Pool.give(key, k)
+		a.s.Pool.give(key, k, a.d.Rule)
 		return nil
 	}
 	// The peer had enough of us, which says nothing about the next connection.
@@ -292,7 +302,7 @@ func (a *attempt) transact(ctx context.Context, h Host, c *client.Conn, batch []
 		case r.Reply != nil:
 			t = judgeResult(r)
 		}
-		if t.lacking {
+		if t.lacking || a.elsewhere(t) {
 			a.lack(i, h, t)
 			continue
 		}
@@ -306,13 +316,22 @@ func (a *attempt) transact(ctx context.Context, h Host, c *client.Conn, batch []
 	return next
 }
 
-// lack sets a recipient aside for whom a host lacks something.
+// elsewhere reports whether another host is asked as a rule has it so, whatever a
+// reply is about.
+func (a *attempt) elsewhere(t *trouble) bool {
+	r := a.d.Rule.Reading(t.reply)
+	t.elsewhere = r != nil && r.Elsewhere && !t.nextHost() && !t.inDoubt && !t.ours
+	return t.elsewhere
+}
+
+// lack sets a recipient aside for whom a host lacks something, or who may do better
+// elsewhere.
 func (a *attempt) lack(i int, h Host, t *trouble) {
-	a.d.Log.Debug("mail host lacks what the message needs", "host", h.String(), "to", a.rcpts[i].Address.String(), "error", t.cause)
+	a.d.Log.Debug("another mail host may do better", "host", h.String(), "to", a.rcpts[i].Address.String(), "error", t.cause)
 	if a.lacked == nil {
 		a.lacked = map[int]*trouble{}
 	}
-	a.lacked[i] = t.of(h)
+	a.lacked[i] = worse(a.lacked[i], t.of(h))
 	a.aside = append(a.aside, i)
 }
 

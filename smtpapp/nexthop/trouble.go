@@ -25,6 +25,9 @@ import (
 //	message      MAIL with 5yz, DATA, the final dot    later, or a DSN, by the reply
 //	recipient    RCPT                                  later, or a DSN, by the reply
 //
+// What a recipient or a message was refused for is the host's where a rule says
+// that another one may do better: see elsewhere.
+//
 // Two failures are never cured by another host: content of ours that cannot be
 // read, and silence after the final dot. There the mail may have been
 // taken, and whoever asks the next host would know of a second copy.
@@ -46,6 +49,8 @@ type trouble struct {
 
 	unspoken    bool // nobody was asked
 	unreachable bool // the host could not even be talked to
+	busy        bool // we have as many connections to it as we may
+	elsewhere   bool // a rule has it so
 	untouched   bool // of the transaction nothing was answered
 	usedUp      bool // the connection was good for no more
 	inDoubt     bool // the peer may have taken the mail
@@ -85,7 +90,7 @@ func (t *trouble) of(h Host) *trouble {
 
 // status is what a trouble comes to.
 func (t *trouble) status() queue.Status {
-	s := queue.Status{Action: queue.Delayed, Reply: t.reply, RemoteMTA: t.host, Unreachable: t.unreachable, InDoubt: t.inDoubt}
+	s := queue.Status{Action: queue.Delayed, Reply: t.reply, RemoteMTA: t.host, Unreachable: t.unreachable, InDoubt: t.inDoubt, Busy: t.busy}
 	if t.reply.Permanent() {
 		s.Action = queue.Failed
 	}
@@ -171,6 +176,9 @@ func judgeError(err error) *trouble {
 	case isRefused:
 		t.scope, t.reply = ofHost, refused.Reply
 		t.untouched = unbegun(refused.Phase)
+	case errors.Is(err, errBusy):
+		t.busy, t.unspoken = true, true
+		t.reply = mail.Refuse(451, "4.4.5", "there are as many connections to the mail host as there may be")
 	case errors.Is(err, errNoSource), errors.Is(err, syscall.EADDRNOTAVAIL):
 		t.ours, t.unspoken = true, true
 		t.reply = mail.Refuse(451, "4.3.5", "no usable address of ours to send from")
@@ -232,6 +240,15 @@ func worse(a, b *trouble) *trouble {
 	switch {
 	case a == nil:
 		return b
+	case a.busy && (b.unreachable || b.unspoken):
+		return a
+	case b.busy && (a.unreachable || a.unspoken):
+		return b
+	case a.busy != b.busy: // a host has spoken, and is not to be asked again at once
+		if a.busy {
+			return b
+		}
+		return a
 	case a.reply.Permanent() != b.reply.Permanent():
 		if a.reply.Permanent() {
 			return b

@@ -442,7 +442,7 @@ func (q *Queue) call(ctx context.Context, p *Policy, t *ticket, started Started,
 	copy(statuses, p.Agents[t.site.agent].Deliver(ctx, &Delivery{
 		ID: t.entry.ID, Envelope: &env, Content: content, Attempt: attempt, Queued: t.entry.Queued, Log: log,
 		Taken: t.taken(started),
-		Rule: t.terms.rule(),
+		Rule:  t.terms.rule(),
 	}))
 	return false
 }

@@ -19,11 +19,7 @@ type destination struct {
 	pause    int       // in the heap of pauses, -1 when not there
 	listed   bool      // in the rotation
 
-	hosts    []string  // that take its mail, where rules ask for them
-	located  time.Time // when they were looked up
-	locating bool
-	unsure   bool // the terms may be others with the hosts known
-
+	location
 	terms   *terms
 	group   *group // nil if it has none
 	active  int    // its recipients in the active set

@@ -31,6 +31,14 @@ type group struct {
 	index int       // in schedule.gates, -1 when not there
 }
 
+// groupings are the groups there are.
+type groupings struct {
+	groups      map[string]*group
+	gates       gates    // those without room, by the time at which they have some
+	roomy       []*group // that may have room for who waits
+	groupsSwept time.Time
+}
+
 // key is what a site's terms are counted under, "" where the destination itself
 // knows all there is to know.
 func (t *terms) key(k site) string {

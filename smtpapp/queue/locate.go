@@ -11,7 +11,15 @@ import (
 // without a final dot; none if they are not to be had now.
 type Locator interface {
 	Router
-	Hosts(ctx context.Context, destination string) []string
+	Locate(ctx context.Context, destination string) []string
+}
+
+// A location is what is known of the hosts of a destination.
+type location struct {
+	hosts    []string  // that take its mail, where rules ask for them
+	located  time.Time // when they were looked up
+	locating bool
+	unsure   bool // the terms may be others with the hosts known
 }
 
 // How long hosts hold that were looked up, and that were not to be had. DNS has
@@ -92,7 +100,7 @@ func (q *Queue) hosts(p *Policy, k site) (hosts []string) {
 			p.Log.Error("panic in an agent", "agent", k.agent, "panic", v)
 		}
 	}()
-	return l.Hosts(ctx, k.destination)
+	return l.Locate(ctx, k.destination)
 }
 
 // located notes which hosts a site has. What is ready leaves the active set if

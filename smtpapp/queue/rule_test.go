@@ -255,7 +255,7 @@ type located struct {
 	fail  atomic.Bool
 }
 
-func (l *located) Hosts(_ context.Context, d string) []string {
+func (l *located) Locate(_ context.Context, d string) []string {
 	l.asked.Add(1)
 	time.Sleep(100 * time.Millisecond)
 	switch {

@@ -46,10 +46,7 @@ type schedule struct {
 	astrays  []site // whose hosts are to be looked up
 	locating int    // look-ups under way
 
-	groups      map[string]*group
-	gates       gates    // groups without room, by the time at which they have some
-	roomy       []*group // that may have room for who waits
-	groupsSwept time.Time
+	groupings
 
 	all     map[string][]*ticket // by entry id
 	count   int                  // recipients in all
@@ -66,7 +63,7 @@ type schedule struct {
 
 func newSchedule() schedule {
 	return schedule{
-		bins: map[int64]*bin{}, sites: map[site]*destination{}, all: map[string][]*ticket{}, groups: map[string]*group{},
+		bins: map[int64]*bin{}, sites: map[site]*destination{}, all: map[string][]*ticket{}, groupings: groupings{groups: map[string]*group{}},
 		touched: map[string]bool{}, pending: map[string]bool{},
 	}
 }

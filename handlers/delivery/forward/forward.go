@@ -110,6 +110,14 @@ func (a *Agent) Destination(e *mail.Envelope, r *mail.Recipient) string {
 	return ""
 }
 
+// Locate is that of the agent that sends.
+func (a *Agent) Locate(ctx context.Context, destination string) []string {
+	if l, ok := a.via.(queue.Locator); ok {
+		return l.Locate(ctx, destination)
+	}
+	return nil
+}
+
 // isOurs reports whether this host may send for a domain.
 func (a *Agent) isOurs(domain string) bool {
 	return domain == a.Domain || slices.ContainsFunc(a.Ours, func(d string) bool {
@@ -208,7 +216,7 @@ func (a *Agent) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 var (
 	_ queue.Agent           = (*Agent)(nil)
-	_ queue.Router          = (*Agent)(nil)
+	_ queue.Locator         = (*Agent)(nil)
 	_ caddy.Provisioner     = (*Agent)(nil)
 	_ caddy.Validator       = (*Agent)(nil)
 	_ caddyfile.Unmarshaler = (*Agent)(nil)

@@ -94,6 +94,12 @@ type Agent struct {
 	// negative: not at all. Default: 5s.
 	IdleTimeout caddy.Duration `json:"idle_timeout,omitempty"`
 
+	// AddressesPerAttempt is how many addresses of mail hosts an attempt dials at
+	// most, and SessionsPerAttempt how many of those that come beyond EHLO it makes
+	// use of. Default: 5 and 2.
+	AddressesPerAttempt int `json:"addresses_per_attempt,omitempty"`
+	SessionsPerAttempt  int `json:"sessions_per_attempt,omitempty"`
+
 	// Timeouts are how long to wait for a peer, in each further step.
 	Timeouts Timeouts `json:"timeouts,omitzero"`
 
@@ -148,6 +154,7 @@ func (a *Agent) Provision(ctx caddy.Context) error {
 		Pool: nexthop.NewPool(nexthop.PoolOptions{Idle: time.Duration(a.IdleTimeout), Max: 20, Uses: 100}),
 		Log:  log, Done: queue.Relayed, Own: len(a.smarthosts) > 0,
 		NoConvert: a.NoConvert, TunnelPriority: a.TunnelPriority,
+		Addresses: a.AddressesPerAttempt, Sessions: a.SessionsPerAttempt,
 	}
 	if err := a.settleProxy(ctx); err != nil {
 		return fmt.Errorf("relay: network_proxy: %w", err)
@@ -162,6 +169,18 @@ func (a *Agent) Destination(_ *mail.Envelope, r *mail.Recipient) string {
 		return "smarthost " + a.smarthosts[0].String()
 	}
 	return r.Address.Domain
+}
+
+// Locate returns the names of the hosts that take mail for a destination.
+func (a *Agent) Locate(ctx context.Context, destination string) (names []string) {
+	hosts := a.smarthosts
+	if len(hosts) == 0 {
+		hosts, _ = a.finder.Hosts(ctx, destination)
+	}
+	for _, h := range hosts {
+		names = append(names, strings.ToLower(h.Name))
+	}
+	return names
 }
 
 // Forwards says that what was asked for goes on with the message.
@@ -228,6 +247,8 @@ func (a *Agent) Cleanup() error {
 //		tunnel_priority
 //		connect_timeout <duration>
 //		idle_timeout <duration>
+//		addresses_per_attempt <number>
+//		sessions_per_attempt <number>
 //		timeouts {
 //			handshake|greeting|command|data|block|dot|reset|quit <duration>
 //		}
@@ -237,20 +258,22 @@ func (a *Agent) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	a.Hosts = d.RemainingArgs()
 	convert := true
 	err := caddyopt.Block(d, caddyopt.Table{
-		"port":                 caddyopt.Int(&a.Port, 1),
-		"tls":                  caddyopt.One(a.setTLS),
-		"insecure_skip_verify": caddyopt.Flag(&a.InsecureSkipVerify),
-		"auth":                 caddyopt.Once(a.readAuth),
-		"hello":                caddyopt.String(&a.Hello),
-		"source":               caddyopt.Once(a.readSource),
-		"source_by":            caddyopt.Module("smtp.tables", "table", &a.SourceByRaw),
-		"convert":              caddyopt.OnOff(&convert),
-		"network_proxy":        caddyopt.Module("caddy.network_proxy", "from", &a.NetworkProxyRaw),
-		"allow_loopback":       caddyopt.Flag(&a.AllowLoopback),
-		"tunnel_priority":      caddyopt.Flag(&a.TunnelPriority),
-		"connect_timeout":      caddyopt.Duration(&a.ConnectTimeout),
-		"idle_timeout":         caddyopt.Duration(&a.IdleTimeout),
-		"timeouts":             a.Timeouts.read,
+		"port":                  caddyopt.Int(&a.Port, 1),
+		"tls":                   caddyopt.One(a.setTLS),
+		"insecure_skip_verify":  caddyopt.Flag(&a.InsecureSkipVerify),
+		"auth":                  caddyopt.Once(a.readAuth),
+		"hello":                 caddyopt.String(&a.Hello),
+		"source":                caddyopt.Once(a.readSource),
+		"source_by":             caddyopt.Module("smtp.tables", "table", &a.SourceByRaw),
+		"convert":               caddyopt.OnOff(&convert),
+		"network_proxy":         caddyopt.Module("caddy.network_proxy", "from", &a.NetworkProxyRaw),
+		"allow_loopback":        caddyopt.Flag(&a.AllowLoopback),
+		"tunnel_priority":       caddyopt.Flag(&a.TunnelPriority),
+		"connect_timeout":       caddyopt.Duration(&a.ConnectTimeout),
+		"idle_timeout":          caddyopt.Duration(&a.IdleTimeout),
+		"addresses_per_attempt": caddyopt.Int(&a.AddressesPerAttempt, 1),
+		"sessions_per_attempt":  caddyopt.Int(&a.SessionsPerAttempt, 1),
+		"timeouts":              a.Timeouts.read,
 	})
 	a.NoConvert = !convert
 	return err
@@ -258,7 +281,7 @@ func (a *Agent) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 var (
 	_ queue.Forwarder       = (*Agent)(nil)
-	_ queue.Router          = (*Agent)(nil)
+	_ queue.Locator         = (*Agent)(nil)
 	_ caddy.Provisioner     = (*Agent)(nil)
 	_ caddy.CleanerUpper    = (*Agent)(nil)
 	_ caddyfile.Unmarshaler = (*Agent)(nil)

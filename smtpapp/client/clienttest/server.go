@@ -77,6 +77,7 @@ type Server struct {
 	commands []string
 	open     map[net.Conn]bool
 	accepted int
+	most     int
 }
 
 // Start starts a server. Of the rules that match, the first applies.
@@ -128,6 +129,13 @@ func (s *Server) Connections() int {
 	return s.accepted
 }
 
+// Most returns how many connections there were at once.
+func (s *Server) Most() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.most
+}
+
 func (s *Server) accept() {
 	for {
 		nc, err := s.ln.Accept()
@@ -137,6 +145,7 @@ func (s *Server) accept() {
 		s.mu.Lock()
 		s.open[nc] = true
 		s.accepted++
+		s.most = max(s.most, len(s.open))
 		s.mu.Unlock()
 		s.wg.Go(func() {
 			s.Serve(nc)
