@@ -61,6 +61,7 @@ type host struct {
 	names map[string]string
 	proc  *process
 	text  string
+	group group // where it runs, if that matters
 
 	// Globals are options beside smtp, and rest is what follows all of them.
 	globals, rest string
@@ -145,7 +146,7 @@ func (h *host) serve(inside string, names ...string) {
 	}
 	cmd := command(bin, "run", "--config", file)
 	cmd.Env = append(os.Environ(), "HOME="+h.dir, "XDG_DATA_HOME="+h.dir, "XDG_CONFIG_HOME="+h.dir)
-	h.proc = start(h.t, "caddy", cmd)
+	h.proc = start(h.t, "caddy", h.group.enter(cmd))
 	h.t.Cleanup(func() {
 		h.proc.stop()
 		for _, bad := range []string{"DATA RACE", "panic:", "goroutine 1 ["} {

@@ -15,10 +15,11 @@ import (
 
 // A postfix is an instance of its own, apart from the system's.
 type postfix struct {
-	t    testing.TB
-	dir  string
-	addr string // its smtpd
-	proc *process
+	t     testing.TB
+	dir   string
+	addr  string // its smtpd
+	proc  *process
+	group group // where it runs, if that matters
 }
 
 // newPostfix writes the configuration of an instance that listens on addr.
@@ -112,7 +113,7 @@ postlog    unix-dgram n - n - 1 postlogd
 func (p *postfix) start() {
 	p.t.Helper()
 	os.Remove(filepath.Join(p.dir, "queue/pid/master.pid"))
-	p.proc = start(p.t, "postfix", contained("postfix", "-c", filepath.Join(p.dir, "conf"), "start-fg"))
+	p.proc = start(p.t, "postfix", p.group.enter(contained("postfix", "-c", filepath.Join(p.dir, "conf"), "start-fg")))
 	p.proc.serves(p.t, "tcp", p.addr)
 }
 
