@@ -63,7 +63,7 @@ func TestHandler(t *testing.T) {
 // TestUnreadable: a message that cannot be read is a fault of ours, not passed on.
 func TestUnreadable(t *testing.T) {
 	m, _ := message.Parse([]byte("A: b\r\n\r\n"))
-	m = message.New(m.Header, message.OpenBody("/nowhere", 5, [32]byte{}))
+	m = message.New(m.Header, message.OpenBody("/nowhere", 5, "none"))
 	tx := &session.Transaction{Session: &session.Session{User: "alice"}, Envelope: &mail.Envelope{}}
 	if err := new(Handler).HandleMessage(t.Context(), tx, m); err == nil {
 		t.Error("passed")

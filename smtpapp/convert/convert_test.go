@@ -196,7 +196,7 @@ func TestReadsFail(t *testing.T) {
 	if err := os.WriteFile(path, []byte("für\r\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for name, b := range map[string]*message.Body{"gone": message.OpenBody("/nowhere", 6, [32]byte{}), "damaged": message.OpenBody(path, 6, [32]byte{})} {
+	for name, b := range map[string]*message.Body{"gone": message.OpenBody("/nowhere", 6, "none"), "damaged": message.OpenBody(path, 6, "none")} {
 		_, err := New(message.New(parsed(t, "A: b\r\n\r\n").Header, b), false, Target{})
 		if _, ok := errors.AsType[*mail.Reply](err); err == nil || ok {
 			t.Errorf("%s: got %v", name, err)

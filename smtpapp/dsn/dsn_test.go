@@ -300,7 +300,7 @@ func TestContentOnDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, size := range []int64{7, 8, 35 << 20} {
-		r.Content = message.New(parsed(t, original).Header, message.OpenBody(path, size, [32]byte{}))
+		r.Content = message.New(parsed(t, original).Header, message.OpenBody(path, size, "none"))
 		_, _, parts := build(t, r)
 		if parts[2].typ != "text/rfc822-headers" || !strings.HasPrefix(parts[2].body, "From: alice@a.test\r\n") {
 			t.Errorf("%d: got %q", size, parts[2])

@@ -99,7 +99,7 @@ func TestBinary(t *testing.T) {
 			}
 		}
 	}
-	c := Content{Message: message.New(new(message.Header), message.OpenBody("/nowhere", 1, [32]byte{})), binary: true}
+	c := Content{Message: message.New(new(message.Header), message.OpenBody("/nowhere", 1, "none")), binary: true}
 	if _, ok := errors.AsType[ContentError](c.Copy(t.Context(), new(bytes.Buffer))); !ok {
 		t.Error("what cannot be read is copied")
 	}

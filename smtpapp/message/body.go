@@ -2,10 +2,8 @@ package message
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"sync"
@@ -25,7 +23,7 @@ type Body struct {
 	size int64
 
 	owned atomic.Bool // the spool file is ours to remove
-	sum   lazy[[sha256.Size]byte]
+	sum   lazy[Sum]
 	stats lazy[Stats]
 }
 
@@ -48,7 +46,7 @@ func NewBody(data []byte) *Body { return &Body{data: data, size: int64(len(data)
 // OpenBody returns the body in a stored file. Nothing is opened yet. A reader
 // that comes to the end fails with ErrCorrupt if the file has not this size and
 // this sum.
-func OpenBody(path string, size int64, sum [sha256.Size]byte) *Body {
+func OpenBody(path string, size int64, sum Sum) *Body {
 	b := &Body{path: path, size: size}
 	b.sum.set(sum)
 	return b
@@ -64,10 +62,8 @@ func (b *Body) WithStats(s Stats) *Body {
 // Size returns its octets.
 func (b *Body) Size() int64 { return b.size }
 
-// Sum returns its SHA-256.
-func (b *Body) Sum() [sha256.Size]byte {
-	return b.sum.get(func() [sha256.Size]byte { return sha256.Sum256(b.data) })
-}
+// Sum returns what it is checked against.
+func (b *Body) Sum() Sum { return b.sum.get(func() Sum { return SumOf(b.data) }) }
 
 // Stats returns what is known about its lines. A stored body is read for it,
 // unless WithStats told.
@@ -146,22 +142,22 @@ func (b *Body) open() (io.ReadCloser, error) {
 		}
 		return nil, err
 	}
-	return &storedReader{f: f, b: b, hash: sha256.New()}, nil
+	return &storedReader{f: f, b: b, digest: b.Sum().digest()}, nil
 }
 
 // storedReader compares what it read with the sum when it comes to the end.
 type storedReader struct {
-	f    *os.File
-	b    *Body
-	hash hash.Hash
+	f      *os.File
+	b      *Body
+	digest digest
 }
 
 func (r *storedReader) Close() error { return r.f.Close() }
 
 func (r *storedReader) Read(p []byte) (int, error) {
 	n, err := r.f.Read(p)
-	r.hash.Write(p[:n])
-	if err == io.EOF && [sha256.Size]byte(r.hash.Sum(nil)) != r.b.Sum() {
+	r.digest.Write(p[:n])
+	if err == io.EOF && r.digest.sum() != r.b.Sum() {
 		return n, fmt.Errorf("%w: %s", ErrCorrupt, r.b.path)
 	}
 	return n, err

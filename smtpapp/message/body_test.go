@@ -2,7 +2,6 @@ package message
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
 	"io"
 	"os"
@@ -46,7 +45,7 @@ func TestStats(t *testing.T) {
 			t.Errorf("%q octet by octet: got %+v, %v", tc.in, c.result(), err)
 		}
 		path := store(t, tc.in)
-		if got := OpenBody(path, int64(len(tc.in)), sha256.Sum256([]byte(tc.in))).Stats(); got != tc.want {
+		if got := OpenBody(path, int64(len(tc.in)), SumOf([]byte(tc.in))).Stats(); got != tc.want {
 			t.Errorf("%q stored: got %+v", tc.in, got)
 		}
 	}
@@ -54,7 +53,7 @@ func TestStats(t *testing.T) {
 
 func TestStoredBody(t *testing.T) {
 	data := strings.Repeat("some line\r\n", 10000)
-	b := OpenBody(store(t, data), int64(len(data)), sha256.Sum256([]byte(data)))
+	b := OpenBody(store(t, data), int64(len(data)), SumOf([]byte(data)))
 	if content(t, New(new(Header), b)) != "\r\n"+data {
 		t.Error("differs")
 	}
@@ -79,7 +78,7 @@ func TestCorruptBody(t *testing.T) {
 	for name, stored := range map[string]string{
 		"one bit": string(flipped), "cut": data[:len(data)-1], "longer": data + "x", "empty": "",
 	} {
-		b := OpenBody(store(t, stored), int64(len(data)), sha256.Sum256([]byte(data)))
+		b := OpenBody(store(t, stored), int64(len(data)), SumOf([]byte(data)))
 		r, err := b.NewReader()
 		if err == nil {
 			_, err = io.Copy(io.Discard, r)
@@ -92,7 +91,7 @@ func TestCorruptBody(t *testing.T) {
 			t.Errorf("%s: the worst must be assumed: %+v", name, s)
 		}
 	}
-	if _, err := OpenBody("/nowhere/at/all", 1, [32]byte{}).NewReader(); !errors.Is(err, os.ErrNotExist) {
+	if _, err := OpenBody("/nowhere/at/all", 1, "none").NewReader(); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -2,10 +2,8 @@ package message
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 
@@ -132,7 +130,7 @@ func (in *input) spill(head []byte, sp Spool) (b *Body, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("spool content: %w", err)
 	}
-	w := &spoolFile{f: f, hash: sha256.New()}
+	w := &spoolFile{f: f, digest: newDigest()}
 	defer func() {
 		if err != nil {
 			_ = f.Close()
@@ -163,14 +161,14 @@ func (in *input) spill(head []byte, sp Spool) (b *Body, err error) {
 
 // spoolFile is a body on its way to a file.
 type spoolFile struct {
-	f     *os.File
-	hash  hash.Hash
-	stats lineCounter
-	size  int64
+	f      *os.File
+	digest digest
+	stats  lineCounter
+	size   int64
 }
 
 func (w *spoolFile) write(p []byte) error {
-	w.hash.Write(p)
+	w.digest.Write(p)
 	w.stats.add(p)
 	w.size += int64(len(p))
 	if _, err := w.f.Write(p); err != nil {
@@ -182,6 +180,6 @@ func (w *spoolFile) write(p []byte) error {
 func (w *spoolFile) body() *Body {
 	b := &Body{file: w.f, size: w.size}
 	b.owned.Store(true)
-	b.sum.set([sha256.Size]byte(w.hash.Sum(nil)))
+	b.sum.set(w.digest.sum())
 	return b.WithStats(w.stats.result())
 }

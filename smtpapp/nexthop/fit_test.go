@@ -116,7 +116,7 @@ func TestFitFails(t *testing.T) {
 	srv := clienttest.Start(t, clienttest.Options{Extensions: []string{"SIZE"}})
 	s := sender(t, &world{at: map[string]*clienttest.Server{"192.0.2.1:25": srv}})
 	d := delivery(t, "a@o.test")
-	d.Content = message.New(d.Content.Header, message.OpenBody("/nowhere", 10, [32]byte{}))
+	d.Content = message.New(d.Content.Header, message.OpenBody("/nowhere", 10, "none"))
 	if sts := s.Send(t.Context(), d, d.Envelope.Recipients, hosts("a.mx.test")); sts[0].Action != queue.Delayed || sts[0].Reply.Enh != "4.3.0" {
 		t.Errorf("got %s", words(sts))
 	}

@@ -382,7 +382,7 @@ func TestContentThatCannotBeRead(t *testing.T) {
 	srv := clienttest.Start(t, clienttest.Options{})
 	w := &world{at: map[string]*clienttest.Server{"192.0.2.1:25": srv, "192.0.2.2:25": srv}}
 	d := delivery(t, "x@o.test")
-	d.Content = message.New(d.Content.Header, message.OpenBody(t.TempDir()+"/gone", 1, [32]byte{}))
+	d.Content = message.New(d.Content.Header, message.OpenBody(t.TempDir()+"/gone", 1, "none"))
 	got := words(sender(t, w).Send(t.Context(), d, d.Envelope.Recipients, hosts("a.mx.test", "b.mx.test")))
 	if got != "delayed 451 4.3.0 a.mx.test" || len(srv.Messages()) != 0 {
 		t.Error(got)

@@ -130,7 +130,7 @@ func TestUnreadable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c, err := Read(message.New(h, message.OpenBody(file, 18, [32]byte{1})), roomy); err == nil {
+	if c, err := Read(message.New(h, message.OpenBody(file, 18, "none")), roomy); err == nil {
 		t.Errorf("%+v", c)
 	}
 }

@@ -280,7 +280,7 @@ func TestVerify(t *testing.T) {
 func TestContentThatCannotBeRead(t *testing.T) {
 	a, dir := agent(t, "DIR/box")
 	d := delivery(t, "q1", "a@b.test")
-	d.Content = message.New(d.Content.Header, message.OpenBody(dir+"/gone", 5, [32]byte{}))
+	d.Content = message.New(d.Content.Header, message.OpenBody(dir+"/gone", 5, "none"))
 	got := a.Deliver(t.Context(), d)
 	check(t, got, queue.Delayed)
 	if got[0].Reply.Enh != "4.3.0" {

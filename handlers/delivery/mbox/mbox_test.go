@@ -187,7 +187,7 @@ func TestDamagedContent(t *testing.T) {
 	must(t, os.WriteFile(dir+"/body", []byte(body), 0o600))
 	must(t, os.WriteFile(dir+"/box", []byte("before\n\n"), 0o600))
 	d := delivery(t, "q1", "a@b.test")
-	d.Content = message.New(d.Content.Header, message.OpenBody(dir+"/body", int64(len(body)), [32]byte{1}))
+	d.Content = message.New(d.Content.Header, message.OpenBody(dir+"/body", int64(len(body)), "none"))
 	for d.Attempt = 1; d.Attempt < 3; d.Attempt++ {
 		if got := one(t, a, d); got != "delayed 451 4.3.0" {
 			t.Error(got)

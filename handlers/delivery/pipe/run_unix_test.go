@@ -222,7 +222,7 @@ func TestDamagedContent(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := delivery(t, "a@b.test")
-	d.Content = message.New(d.Content.Header, message.OpenBody(dir+"/body", int64(len(body)), [32]byte{1}))
+	d.Content = message.New(d.Content.Header, message.OpenBody(dir+"/body", int64(len(body)), "none"))
 	a := script(t, "cat >/dev/null; touch "+dir+"/done")
 	if got := one(t, a, d); got != "delayed 451 4.3.0 local error in processing" {
 		t.Error(got)

@@ -380,7 +380,7 @@ func TestDamagedContent(t *testing.T) {
 			}, func(a *Agent) { a.Format, a.Secrets = format, secrets })
 			d := delivery(t, "a@b.test")
 			d.Content.Header.Remove("Content-Type")
-			d.Content = message.New(d.Content.Header, message.OpenBody(file, 300000, [32]byte{1}))
+			d.Content = message.New(d.Content.Header, message.OpenBody(file, 300000, "none"))
 			if got := a.Deliver(t.Context(), d); say(got[0]) != "delayed 451 4.3.0 local error in processing" {
 				t.Errorf("%s: %s", format, say(got[0]))
 			}

@@ -281,7 +281,7 @@ func TestDamagedContent(t *testing.T) {
 	for _, query := range []string{
 		"update content set inline = cast('other' as blob) where file is null",
 		"update content set inline = null where file is null",
-		"update content set sha256 = x'00' where file is null",
+		"update content set sum = x'00' where file is null",
 		"update entry set header = x'00' where id in ('a', 'c')",
 	} {
 		dir := stored(t)

@@ -2,7 +2,6 @@ package sqlstore
 
 import (
 	"context"
-	"crypto/sha256"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -36,7 +35,7 @@ var queries = map[string]string{
 	"due": inOrder("due"), "of_due": ofBin("due"),
 	"speak": inOrder("speak"), "of_speak": ofBin("speak"),
 	"get": "select " + columns + " where e.id = ? order by r.idx",
-	"content": `select e.header, e.header_crc, c.size, c.sha256, c.inline, c.file, c.eight_bit, c.nul, c.longest
+	"content": `select e.header, e.header_crc, c.size, c.sum, c.inline, c.file, c.eight_bit, c.nul, c.longest
 		from entry e join content c on c.id = e.content where e.id = ?`,
 }
 
@@ -177,13 +176,13 @@ func (s *Store) Content(ctx context.Context, id string) (*message.Message, error
 	if err != nil {
 		return nil, fmt.Errorf("entry %s: %w: %w", id, queue.ErrDamaged, err)
 	}
-	if len(sum) != sha256.Size || crc(header) != headerCRC {
+	if crc(header) != headerCRC {
 		return nil, fmt.Errorf("entry %s: %w", id, queue.ErrDamaged)
 	}
 	if file.Valid {
-		return message.New(h, message.OpenBody(s.path("content", file.String), size, [sha256.Size]byte(sum)).WithStats(st)), nil
+		return message.New(h, message.OpenBody(s.path("content", file.String), size, message.Sum(sum)).WithStats(st)), nil
 	}
-	if int64(len(inline)) != size || sha256.Sum256(inline) != [sha256.Size]byte(sum) {
+	if int64(len(inline)) != size || !message.Sum(sum).Of(inline) {
 		return nil, fmt.Errorf("entry %s: %w", id, queue.ErrDamaged)
 	}
 	return message.New(h, message.NewBody(inline).WithStats(st)), nil

@@ -24,7 +24,7 @@ import (
 // formats are the steps from each format to the next, from nothing to what this
 // release writes. What has been released is not changed any more: it is in
 // queues out there. Older ones are brought up, newer ones refused.
-var formats = []string{format1, format2, format3}
+var formats = []string{format1, format2, format3, format4}
 
 const format1 = `
 create table content (
@@ -85,6 +85,11 @@ alter table recipient add column speak  integer not null default 0; -- when the 
 alter table recipient add column starts integer not null default 0; -- attempts without a result
 create index recipient_due on recipient (bin, due) where bin <> 0;
 create index recipient_speak on recipient (bin, speak) where bin <> 0;
+`
+
+// format4 has sums of another kind, which older releases would take for damage.
+const format4 = `
+alter table content rename column sha256 to sum; -- see message.Sum
 `
 
 // Options of a Store. Zero fields have defaults.

@@ -46,7 +46,7 @@ var statements = map[string]string{
 	"begin":    "begin immediate",
 	"commit":   "commit",
 	"rollback": "rollback",
-	"content":  "insert into content (size, sha256, inline, file, eight_bit, nul, longest) values (?,?,?,?,?,?,?)",
+	"content":  "insert into content (size, sum, inline, file, eight_bit, nul, longest) values (?,?,?,?,?,?,?)",
 	"entry":    "insert into entry (id, queued, sender, envelope, envelope_crc, header, header_crc, content) values (?,?,?,?,?,?,?,?)",
 	"rcpt":     "insert into recipient (entry, idx, address, agent, detail, detail_crc, held, reason, due, bin, speak) values (?,?,?,?,?,?,?,?,?,?,?)",
 	"later":    "update recipient set attempts=?, due=?, held=?, reason=?, noticed=?, code=?, enh=?, reply=?, remote=?, history=?, starts=?, bin=?, speak=? where entry=? and idx=?",
@@ -110,7 +110,9 @@ func (w *writer) submit(o *op) error {
 }
 
 // place puts spooled bodies where they stay, so that the commit can name them.
-// A file that could not be synced is not tried again: it goes with the error.
+// A file that could not be synced is not tried again: it goes with the error. It
+// has its name before it is synced, as most file systems then make both durable at
+// once, and have nothing left to do for the directory.
 func (w *writer) place(o *op) error {
 	for _, e := range o.change.Add {
 		b := e.Content.Body()
@@ -118,13 +120,13 @@ func (w *writer) place(o *op) error {
 		if f == nil || o.files[b] != "" {
 			continue
 		}
-		if err := f.Sync(); err != nil {
-			return err
-		}
 		if err := os.Link(f.Name(), w.s.path("content", e.ID)); err != nil {
 			return err
 		}
 		o.files[b] = e.ID
+		if err := f.Sync(); err != nil {
+			return err
+		}
 	}
 	if len(o.files) == 0 {
 		return nil
@@ -263,7 +265,7 @@ func (w *writer) add(e *queue.Entry, o *op, bodies map[*message.Body]int64) erro
 			file = o.files[b]
 		}
 		sum, st := b.Sum(), b.Stats()
-		res, err := w.stmt["content"].Exec(b.Size(), sum[:], inline, file, st.EightBit, st.NUL, st.LongestLine)
+		res, err := w.stmt["content"].Exec(b.Size(), []byte(sum), inline, file, st.EightBit, st.NUL, st.LongestLine)
 		if err != nil {
 			return err
 		}
