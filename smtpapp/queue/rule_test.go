@@ -24,6 +24,7 @@ func (s *scene) ruled(rules ...queue.Rule) *queue.Policy {
 
 // A meter sees how many attempts run at once, by domain, and when each began.
 type meter struct {
+	s         *scene
 	now, most map[string]int
 	began     map[string][]time.Time
 }
@@ -31,7 +32,7 @@ type meter struct {
 // measure has attempts take a time, and come to what answer says, delivered if it
 // is nil.
 func (s *scene) measure(took time.Duration, answer func(d *queue.Delivery, r *mail.Recipient) queue.Status) *meter {
-	m := &meter{map[string]int{}, map[string]int{}, map[string][]time.Time{}}
+	m := &meter{s, map[string]int{}, map[string]int{}, map[string][]time.Time{}}
 	s.does(func(d *queue.Delivery, r *mail.Recipient) queue.Status {
 		keys := []string{r.Address.Domain, "all"}
 		s.mu.Lock()
@@ -53,6 +54,16 @@ func (s *scene) measure(took time.Duration, answer func(d *queue.Delivery, r *ma
 		return queue.Status{Action: queue.Delivered}
 	})
 	return m
+}
+
+func (m *meter) nowOf(k string) int { m.s.mu.Lock(); defer m.s.mu.Unlock(); return m.now[k] }
+
+func (m *meter) mostOf(k string) int { m.s.mu.Lock(); defer m.s.mu.Unlock(); return m.most[k] }
+
+func (m *meter) beganOf(k string) []time.Time {
+	m.s.mu.Lock()
+	defer m.s.mu.Unlock()
+	return slices.Clone(m.began[k])
 }
 
 // densest is how many of the moments are within one time.
@@ -90,14 +101,14 @@ func TestRuleConcurrency(t *testing.T) {
 			m := s.measure(10*time.Second, nil)
 			s.acceptMany(60, "a.test", "b.test")
 			pass(5 * time.Second)
-			both := m.most["all"]
+			both := m.mostOf("all")
 			s.acceptMany(500, "c.test")
 			pass(time.Hour)
 			if s.size() != 0 {
 				t.Errorf("%d are left", s.size())
 			}
 			for d, n := range want {
-				if got := m.most[d]; d != "both" && (got > n || got < n-1) {
+				if got := m.mostOf(d); d != "both" && (got > n || got < n-1) {
 					t.Errorf("together %v: %d at once to %s, want %d", together, got, d, n)
 				}
 			}
@@ -115,12 +126,12 @@ func TestRuleFirst(t *testing.T) {
 		m := s.measure(time.Minute, nil)
 		s.acceptMany(100, "a.test", "b.test")
 		pass(time.Second)
-		if m.most["a.test"] != 2 || m.most["b.test"] != 5 {
-			t.Errorf("got %v", m.most)
+		if m.mostOf("a.test") != 2 || m.mostOf("b.test") != 5 {
+			t.Errorf("got %d and %d", m.mostOf("a.test"), m.mostOf("b.test"))
 		}
 		pass(2 * time.Hour)
-		if m.most["a.test"] <= 10 || s.size() != 0 {
-			t.Errorf("got %v, %d are left", m.most, s.size())
+		if m.mostOf("a.test") <= 10 || s.size() != 0 {
+			t.Errorf("got %d, %d are left", m.mostOf("a.test"), s.size())
 		}
 	})
 }
@@ -136,7 +147,7 @@ func TestRuleRate(t *testing.T) {
 		s.acceptMany(100, "a.test", "b.test")
 		s.acceptMany(5, "c.test")
 		pass(time.Second)
-		if m.most["c.test"] == 0 || len(m.began["c.test"]) != 5 {
+		if m.mostOf("c.test") == 0 || len(m.beganOf("c.test")) != 5 {
 			t.Error("others wait too")
 		}
 		pass(5 * time.Minute)
@@ -144,7 +155,7 @@ func TestRuleRate(t *testing.T) {
 		s.Attach(next)
 		s.Detach(p)
 		pass(15 * time.Minute)
-		both := slices.Concat(m.began["a.test"], m.began["b.test"])
+		both := slices.Concat(m.beganOf("a.test"), m.beganOf("b.test"))
 		if n := densest(both, time.Minute); n != 12 {
 			t.Errorf("%d in a minute", n)
 		}
@@ -174,7 +185,7 @@ func TestRuleRecipients(t *testing.T) {
 		s.accept(object(t, content, many...))
 		s.acceptMany(1, "a.test")
 		pass(time.Second)
-		if n := len(m.began["a.test"]); n != 25 {
+		if n := len(m.beganOf("a.test")); n != 25 {
 			t.Errorf("%d", n)
 		}
 		if pass(time.Minute + 5*time.Second); s.size() != 0 {
@@ -184,7 +195,7 @@ func TestRuleRecipients(t *testing.T) {
 			s.accept(object(t, content, many[:4]...))
 		}
 		pass(time.Hour)
-		if n := densest(m.began["a.test"][26:], time.Minute); n != 8 || s.size() != 0 {
+		if n := densest(m.beganOf("a.test")[26:], time.Minute); n != 8 || s.size() != 0 {
 			t.Errorf("%d in a minute, %d are left", n, s.size())
 		}
 	})
@@ -210,7 +221,7 @@ func TestRuleBacklog(t *testing.T) {
 			}
 			pass(time.Minute)
 			for i := range 100 {
-				if d := fmt.Sprintf("e%d.test", i); len(m.began[d]) != 1 {
+				if d := fmt.Sprintf("e%d.test", i); len(m.beganOf(d)) != 1 {
 					t.Fatalf("%s has waited", d)
 				}
 			}
@@ -284,11 +295,11 @@ func TestRuleHosts(t *testing.T) {
 		if n := l.asked.Load(); n != 3 {
 			t.Errorf("%d look-ups, want 3", n)
 		}
-		if m.most["d3.big.test"] != 4 || m.most["d1.small.test"] <= 5 {
-			t.Errorf("got %v", m.most)
+		if m.mostOf("d3.big.test") != 4 || m.mostOf("d1.small.test") <= 5 {
+			t.Errorf("got %d and %d", m.mostOf("d3.big.test"), m.mostOf("d1.small.test"))
 		}
 		pass(time.Hour)
-		most := densest(slices.Concat(m.began["d1.big.test"], m.began["d2.big.test"]), 10*time.Second)
+		most := densest(slices.Concat(m.beganOf("d1.big.test"), m.beganOf("d2.big.test")), 10*time.Second)
 		if most != 2 || s.size() != 0 {
 			t.Errorf("%d at once, %d are left", most, s.size())
 		}
@@ -356,24 +367,23 @@ func TestPause(t *testing.T) {
 		}}
 		p := s.ruled(rule)
 		s.Attach(p)
-		first := true
+		var answered atomic.Bool
 		m := s.measure(time.Second, func(d *queue.Delivery, r *mail.Recipient) queue.Status {
-			if first {
-				first = false
+			if !answered.Swap(true) {
 				return says(queue.Delayed, 421, "4.7.28", "unusual rate")(d, r)
 			}
 			return queue.Status{Action: queue.Delivered}
 		})
 		s.acceptMany(20, "a.test", "b.test")
 		pass(5 * time.Minute)
-		if n := len(m.began["all"]); n != 2 {
+		if n := len(m.beganOf("all")); n != 2 {
 			t.Errorf("%d attempts, want 2", n)
 		}
 		s.acceptMany(1, "c.test")
 		s.Attach(s.ruled(rule))
 		s.Detach(p)
 		pass(24 * time.Minute)
-		if n := len(m.began["all"]); n != 3 {
+		if n := len(m.beganOf("all")); n != 3 {
 			t.Errorf("%d attempts, want 3", n)
 		}
 		if pass(5 * time.Minute); s.size() != 0 {
@@ -399,15 +409,12 @@ func TestSlow(t *testing.T) {
 		})
 		s.acceptMany(2000, "a.test")
 		most := func(d time.Duration) int {
-			synctestMost := 0
-			m.most["a.test"] = 0
+			seen := 0
 			for range int(d / time.Second) {
 				pass(time.Second)
-				s.mu.Lock()
-				synctestMost = max(synctestMost, m.now["a.test"])
-				s.mu.Unlock()
+				seen = max(seen, m.nowOf("a.test"))
 			}
-			return synctestMost
+			return seen
 		}
 		got := []int{most(time.Minute)}
 		for range 5 {
@@ -447,8 +454,13 @@ func TestBusy(t *testing.T) {
 		})
 		s.acceptMany(45, "a.test", "b.test")
 		pass(70 * time.Second)
-		if s.size() != 0 || busy > 40 {
-			t.Errorf("%d are left, %d times it was busy", s.size(), busy)
+		if n := s.size(); n != 0 {
+			t.Errorf("%d are left", n)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if busy > 40 {
+			t.Errorf("%d times it was busy", busy)
 		}
 		for k, n := range maps.All(attempts) {
 			if n != 1 {
