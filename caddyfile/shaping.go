@@ -15,6 +15,7 @@ import (
 // shaping reads the table of rules. Syntax:
 //
 //	shaping {
+//		providers
 //		rule <name> {
 //			domain                  <domains...>
 //			mx                      <hosts...>
@@ -35,7 +36,10 @@ func (p *parser) shaping(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	return caddyopt.Block(d, caddyopt.Table{"rule": p.rule})
+	return caddyopt.Block(d, caddyopt.Table{
+		"providers": caddyopt.Flag(&p.app.Shaping.Providers),
+		"rule":      p.rule,
+	})
 }
 
 func (p *parser) rule(d *caddyfile.Dispenser) error {

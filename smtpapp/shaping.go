@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddymail/caddy-smtp/smtpapp/caddyopt"
 	"github.com/caddymail/caddy-smtp/smtpapp/pattern"
+	"github.com/caddymail/caddy-smtp/smtpapp/provider"
 	"github.com/caddymail/caddy-smtp/smtpapp/queue"
 )
 
@@ -21,6 +22,13 @@ import (
 // queue has it. Rules for domains or mail hosts are looked at before those for
 // agents alone or for all, and else in order.
 type Shaping struct {
+	// Providers adds rules for large providers, after those of the configuration. A
+	// rule of the name of one of them (gmail, outlook, microsoft365, yahoo, icloud,
+	// comcast, gmx, t-online, orange, proofpoint, mimecast) takes its place: what
+	// it does not say stays, and its replies come first. The figures are cautious
+	// guesses, no promises of the providers. Default: false.
+	Providers bool `json:"providers,omitempty"`
+
 	// Rules are looked at in this order.
 	Rules []Rule `json:"rules,omitempty"`
 }
@@ -115,7 +123,10 @@ const (
 
 // rules returns the table as the queue wants it, for these agents.
 func (s *Shaping) rules(agents map[string]queue.Agent) ([]queue.Rule, error) {
-	var out []queue.Rule
+	var out, known []queue.Rule
+	if s.Providers {
+		known = provider.Rules()
+	}
 	names := map[string]bool{}
 	for i := range s.Rules {
 		r := &s.Rules[i]
@@ -130,10 +141,30 @@ func (s *Shaping) rules(agents map[string]queue.Agent) ([]queue.Rule, error) {
 			return nil, fmt.Errorf("rule %s: %w", cmp.Or(r.Name, fmt.Sprint("number ", i+1)), err)
 		}
 		names[r.Name] = true
+		if i := slices.IndexFunc(known, func(k queue.Rule) bool { return k.Name == r.Name }); i >= 0 {
+			r.inherit(&q, known[i])
+			known = slices.Delete(known, i, i+1)
+		}
 		out = append(out, q)
 	}
+	out = append(out, known...)
 	slices.SortStableFunc(out, func(a, b queue.Rule) int { return generality(a) - generality(b) })
 	return out, nil
+}
+
+// inherit takes from a provider's rule what this one, q, does not say.
+func (r *Rule) inherit(q *queue.Rule, base queue.Rule) {
+	if len(q.Domains)+len(q.Hosts) == 0 {
+		q.Domains, q.Hosts = base.Domains, base.Hosts
+	}
+	if r.Count == "" {
+		q.Together = base.Together
+	}
+	q.Concurrency = cmp.Or(q.Concurrency, base.Concurrency)
+	q.First = min(cmp.Or(q.First, base.First), q.Concurrency)
+	q.PerAddress = cmp.Or(q.PerAddress, base.PerAddress)
+	q.PerConnection = cmp.Or(q.PerConnection, base.PerConnection)
+	q.Readings = append(q.Readings, base.Readings...)
 }
 
 // generality is greater for rules that are for all domains.

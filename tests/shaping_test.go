@@ -4,11 +4,15 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/client/clienttest"
 	"github.com/caddymail/caddy-smtp/smtpapp/dns/dnstest"
+	"github.com/caddymail/caddy-smtp/smtpapp/provider"
 )
 
 // shaped is a host that sends to the MX of domains, all on this machine, by the
@@ -150,5 +154,54 @@ func TestShapingReplies(t *testing.T) {
 	time.Sleep(200 * time.Millisecond)
 	if b := of("x@big1.test"); len(b) != 2 || b[0].Recipients[0].Attempts != 0 {
 		t.Errorf("got %+v", b)
+	}
+}
+
+// providerRows is the table of the documentation.
+func providerRows() string {
+	var b strings.Builder
+	for _, r := range provider.Rules() {
+		count, whom := "each", append(slices.Clone(r.Domains), r.Hosts...)
+		if r.Together {
+			count = "together"
+		}
+		if len(r.Domains) > 4 {
+			whom = append(append(slices.Clone(r.Domains[:4]), "…"), r.Hosts...)
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %d %d | %d | %s |\n", r.Name, strings.Join(whom, ", "), r.Concurrency, r.First, r.PerConnection, count)
+	}
+	return b.String()
+}
+
+// TestProvidersInDocs: the documentation says what the rules are.
+func TestProvidersInDocs(t *testing.T) {
+	text, err := os.ReadFile("../docs/traffic-shaping.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rows := providerRows(); !strings.Contains(string(text), rows) {
+		t.Errorf("docs/traffic-shaping.md lacks\n%s", rows)
+	}
+}
+
+// TestShapingProviders: a rule of the configuration changes one of a provider's, and
+// what it does not say stays.
+func TestShapingProviders(t *testing.T) {
+	srv := clienttest.Start(t, clienttest.Options{}, clienttest.Rule{At: "RCPT TO:<blocked@", Reply: "550 5.7.1 messages from [127.0.0.1] weren't sent: part of their network is on our block list (S3140)"})
+	h, _ := shaped(t, srv, `providers
+	rule outlook {
+		mx *.big.test
+		concurrency 1
+	}`)
+	h.sendEach(1, "blocked@big1.test", "blocked@small1.test")
+	wait(t, "the attempts", func() bool {
+		b := h.queue("domain=big1.test")
+		return len(b) == 1 && b[0].Recipients[0].Attempts == 1 && len(h.queue("domain=small1.test")) == 0
+	})
+	h.sendEach(2, "x@big2.test", "x@small1.test")
+	wait(t, "others", func() bool { return len(srv.Messages()) >= 2 })
+	time.Sleep(200 * time.Millisecond)
+	if b := h.queue("domain=big2.test"); len(b) != 2 || b[0].Recipients[0].Attempts != 0 {
+		t.Errorf("the provider does not rest: %+v", b)
 	}
 }
