@@ -63,3 +63,27 @@ func TestMXIsUs(t *testing.T) {
 	greet(t, h.addr("out")).send("alice@example.test", "x@circle.test", "round and round")
 	contains(t, h.inbox("alice", 1)[0], "Action: failed", "Status: 5.4.6")
 }
+
+// TestStoreByTLS: who exists, and the mail itself, go to a mail store by TLS.
+func TestStoreByTLS(t *testing.T) {
+	cert, _ := clienttest.Certificate(t, "store.test")
+	store := clienttest.Start(t, clienttest.Options{LMTP: true, TLS: cert}, clienttest.Rule{At: "RCPT TO:<nobody@", Reply: "550 5.1.1 unknown"})
+	h := newHost(t)
+	h.load(fmt.Sprintf(`server mx ADDR(mx) {
+		tls off
+		@ours rcpt_domain example.test
+		deliver @ours lmtp %s {
+			tls required
+			insecure_skip_verify
+		}
+	}`, store.Addr))
+	k := greet(t, h.addr("mx"))
+	k.say("250", "MAIL FROM:<a@b.test>")
+	k.say("550 5.1.1", "RCPT TO:<nobody@example.test>")
+	k.say("250", "RSET")
+	k.send("a@b.test", "alice@example.test", "by TLS")
+	wait(t, "the message", func() bool { return len(store.Messages()) == 1 })
+	if m := store.Messages()[0]; !m.TLS || m.Recipients[0] != "alice@example.test" {
+		t.Errorf("got %+v", m)
+	}
+}

@@ -29,6 +29,18 @@ const (
 	TLSOff TLSMode = "off"
 )
 
+// ParseTLSMode reads the word that a mode is.
+func ParseTLSMode(s string) (TLSMode, error) {
+	switch m := TLSMode(s); m {
+	case TLSOpportunistic, TLSRequired, TLSImplicit, TLSOff:
+		return m, nil
+	}
+	return "", fmt.Errorf("'%s' is none of opportunistic, required, implicit, off", s)
+}
+
+// Verified reports whether the mode wants a certificate for the host's name.
+func (m TLSMode) Verified() bool { return m == TLSRequired || m == TLSImplicit }
+
 // TLS is the policy for connections.
 type TLS struct {
 	Mode  TLSMode

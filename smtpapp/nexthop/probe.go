@@ -1,35 +1,22 @@
 package nexthop
 
 import (
-	"bufio"
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"log/slog"
-	"net/textproto"
 	"strings"
 	"time"
 
-	"github.com/caddymail/caddy-smtp/smtpapp/client"
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 )
 
-// Bounds of a probe. Somebody waits for the reply to RCPT.
-const (
-	probeTimeout = 10 * time.Second
-	maxProbe     = 64 << 10 // octets that the peer says
-)
+// probeTimeout bounds a probe. Somebody waits for the reply to RCPT.
+const probeTimeout = 10 * time.Second
 
-var (
-	errProbeTLS = errors.New("recipients are not asked for over TLS")
-	errOddPath  = mail.Refuse(553, "5.1.3", "recipient address has a control character")
-	errASCII    = mail.Refuse(550, "5.6.7", "next hop does not take non-ASCII addresses")
-)
+var errOddPath = mail.Refuse(553, "5.1.3", "recipient address has a control character")
 
 // Probe asks the hosts, best first, whether they take mail for an address:
 // MAIL from the null reverse-path, RCPT, RSET. No mail is sent. It takes no
-// longer than ten seconds, and connections are the pool's, without TLS.
+// longer than ten seconds, and connections are the pool's.
 //
 // It returns nil if a host does, the host's Reply without its text if it says
 // no, for now or for good, and otherwise a temporary Reply of ours: nobody
@@ -106,10 +93,13 @@ func (s *Sender) askAt(ctx context.Context, to mail.Address, h Host, addr string
 
 // askOn asks on a connection and gives it back.
 func (s *Sender) askOn(ctx context.Context, to mail.Address, key string, k *kept) *trouble {
-	r, err := k.rcpt(ctx, to)
+	r, err := k.conn.Ask(ctx, to)
 	if err != nil {
 		_ = k.conn.Close()
 		return judgeError(err)
+	}
+	if !r.Local {
+		r.Reply = &mail.Reply{Code: r.Reply.Code, Enh: r.Reply.Enh}
 	}
 	s.Log.Debug("asked who exists", "to", to.String(), "phase", r.Phase, "reply", r.Reply.Error())
 	_, limited := k.conn.Extensions().Limit("MAILMAX") // which the client counts, without us
@@ -122,61 +112,4 @@ func (s *Sender) askOn(ctx context.Context, to mail.Address, key string, k *kept
 		return nil
 	}
 	return judgeProbe(r)
-}
-
-// rcpt begins a transaction and says RCPT. The client has no such thing: its
-// transactions are whole. So this goes beneath it while it is idle, which is
-// between two replies, and RSET must follow.
-func (k *kept) rcpt(ctx context.Context, to mail.Address) (r client.Result, err error) {
-	line := "MAIL FROM:<>"
-	if _, on := k.conn.TLS(); on {
-		return r, &client.Error{Phase: client.PhaseMail, Err: errProbeTLS}
-	}
-	if !to.IsASCII() {
-		if !k.conn.Extensions().Has("SMTPUTF8") {
-			return client.Result{Reply: errASCII, Phase: client.PhaseRcpt, Local: true}, nil
-		}
-		line += " SMTPUTF8"
-	}
-	if until, ok := ctx.Deadline(); ok {
-		k.raw.SetDeadline(until)
-	}
-	defer context.AfterFunc(ctx, func() { k.raw.SetDeadline(time.Unix(1, 0)) })()
-	in := bufio.NewReader(io.LimitReader(k.raw, maxProbe))
-	if r, err = k.exchange(ctx, in, client.PhaseMail, line); err != nil || r.Reply.Code/100 != 2 {
-		return r, err
-	}
-	return k.exchange(ctx, in, client.PhaseRcpt, "RCPT TO:"+to.Path())
-}
-
-// exchange says a line and hears the reply, of which the text is left out.
-func (k *kept) exchange(ctx context.Context, in *bufio.Reader, p client.Phase, line string) (client.Result, error) {
-	var code int
-	var text string
-	_, err := io.WriteString(k.raw, line+"\r\n")
-	if err == nil {
-		code, text, err = textproto.NewReader(in).ReadResponse(0)
-	}
-	if bad := textproto.ProtocolError(""); errors.As(err, &bad) || err == nil && in.Buffered() > 0 {
-		err = client.ErrProtocol
-	}
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		err = cause
-	}
-	if err != nil {
-		return client.Result{}, &client.Error{Phase: p, Err: err}
-	}
-	return client.Result{Reply: &mail.Reply{Code: code, Enh: enhanced(code, text)}, Phase: p}, nil
-}
-
-// enhanced returns the enhanced status code that a reply's text begins with, if
-// it is of the same class as the code and of the usual subjects (RFC 3463).
-func enhanced(code int, text string) string {
-	word, _, _ := strings.Cut(strings.ReplaceAll(text, "\n", " "), " ")
-	var class, subject, detail uint16
-	n, _ := fmt.Sscanf(word, "%d.%d.%d", &class, &subject, &detail)
-	if n != 3 || int(class) != code/100 || subject > 7 || detail > 999 {
-		return ""
-	}
-	return fmt.Sprintf("%d.%d.%d", class, subject, detail)
 }

@@ -2,6 +2,7 @@
 package lmtp
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -21,9 +22,8 @@ import (
 
 func init() { caddy.RegisterModule(new(Agent)) }
 
-// Agent delivers to a mail store such as Dovecot by LMTP, in clear text: to a
-// socket, or within a network that can be trusted. The store answers for each
-// recipient.
+// Agent delivers to a mail store such as Dovecot by LMTP: to a socket, within a
+// network that can be trusted, or by TLS. The store answers for each recipient.
 //
 // Where the deliver handler has no users, the store is asked who exists before
 // a recipient is accepted, by MAIL and RCPT without a message. A yes holds for
@@ -33,6 +33,17 @@ type Agent struct {
 	// Address is the store's, in Caddy's notation: unix//run/dovecot/lmtp, or
 	// a host and a port.
 	Address string `json:"address,omitempty"`
+
+	// TLS says when connections have TLS. "off": never, which is for sockets and
+	// networks that can be trusted. "opportunistic": where the store offers
+	// STARTTLS and it works, whoever the certificate is of. "required": by
+	// STARTTLS, with a certificate for the store's name. "implicit": from the
+	// beginning, with such a certificate. Default: off.
+	TLS string `json:"tls,omitempty"`
+
+	// InsecureSkipVerify takes any certificate where TLS is required or implicit:
+	// anybody on the way can then read and change mail.
+	InsecureSkipVerify bool `json:"insecure_skip_verify,omitempty"`
 
 	// Hello is the name that the store is greeted with. Default: the app's
 	// hostname.
@@ -71,6 +82,10 @@ func (a *Agent) Provision(ctx caddy.Context) error {
 	if a.host, err = parse(addr); err != nil {
 		return err
 	}
+	policy, err := a.policy(e)
+	if err != nil {
+		return fmt.Errorf("lmtp: %w", err)
+	}
 	if a.Hello == "" {
 		a.Hello = e.Hostname
 	}
@@ -80,12 +95,30 @@ func (a *Agent) Provision(ctx caddy.Context) error {
 	log := plainlog.New(ctx.Slogger())
 	a.sender = &nexthop.Sender{
 		Client:   client.Options{LMTP: true, Hello: a.Hello, Logger: log},
-		Resolver: e.Resolver, TLS: nexthop.TLS{Mode: nexthop.TLSOff},
+		Resolver: e.Resolver, TLS: policy,
 		Pool: nexthop.NewPool(nexthop.PoolOptions{Idle: time.Duration(a.IdleTimeout), Max: 20, Uses: 100}),
 		Log:  log, Done: queue.Delivered, Own: true,
 		NoConvert: a.NoConvert,
 	}
 	return nil
+}
+
+// policy is what the configuration says of TLS.
+func (a *Agent) policy(e *env.Env) (p nexthop.TLS, err error) {
+	if p.Mode, err = nexthop.ParseTLSMode(cmp.Or(a.TLS, string(nexthop.TLSOff))); err != nil {
+		return p, err
+	}
+	if a.InsecureSkipVerify && !p.Mode.Verified() {
+		return p, fmt.Errorf("tls %s verifies nothing that insecure_skip_verify could skip", p.Mode)
+	}
+	p.Roots, p.Unverified = e.Roots, a.InsecureSkipVerify
+	return p, nil
+}
+
+func (a *Agent) setTLS(s string) error {
+	_, err := nexthop.ParseTLSMode(s)
+	a.TLS = s
+	return err
 }
 
 // parse reads an address of one socket or port.
@@ -152,6 +185,8 @@ func (a *Agent) Cleanup() error {
 // UnmarshalCaddyfile sets up the agent from Caddyfile tokens. Syntax:
 //
 //	lmtp <address> {
+//		tls off|opportunistic|required|implicit
+//		insecure_skip_verify
 //		hello <name>
 //		idle_timeout <duration>
 //		verify on|off
@@ -167,10 +202,12 @@ func (a *Agent) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	verify, convert := true, true
 	err := caddyopt.Block(d, caddyopt.Table{
-		"hello":        caddyopt.String(&a.Hello),
-		"idle_timeout": caddyopt.Duration(&a.IdleTimeout),
-		"verify":       caddyopt.OnOff(&verify),
-		"convert":      caddyopt.OnOff(&convert),
+		"tls":                  caddyopt.One(a.setTLS),
+		"insecure_skip_verify": caddyopt.Flag(&a.InsecureSkipVerify),
+		"hello":                caddyopt.String(&a.Hello),
+		"idle_timeout":         caddyopt.Duration(&a.IdleTimeout),
+		"verify":               caddyopt.OnOff(&verify),
+		"convert":              caddyopt.OnOff(&convert),
 	})
 	a.NoVerify, a.NoConvert = !verify, !convert
 	return err

@@ -2,6 +2,7 @@ package lmtp
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -24,15 +25,78 @@ import (
 
 func agent(t testing.TB, address string) *Agent {
 	t.Helper()
-	e := &env.Env{Hostname: "us.test", Resolver: &dnstest.Zone{Host: map[string][]string{"store.test": {"127.0.0.1"}}}}
-	ctx, cancel := caddy.NewContext(caddy.Context{Context: env.NewContext(context.Background(), e)})
-	t.Cleanup(cancel)
 	a := &Agent{Address: address}
-	t.Cleanup(func() { a.Cleanup() })
-	if err := a.Provision(ctx); err != nil {
+	if err := provision(t, a, nil); err != nil {
 		t.Fatal(err)
 	}
 	return a
+}
+
+func provision(t testing.TB, a *Agent, roots *x509.CertPool) error {
+	t.Helper()
+	e := &env.Env{Hostname: "us.test", Resolver: &dnstest.Zone{Host: map[string][]string{"store.test": {"127.0.0.1"}}}, Roots: roots}
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: env.NewContext(context.Background(), e)})
+	t.Cleanup(cancel)
+	t.Cleanup(func() { a.Cleanup() })
+	return a.Provision(ctx)
+}
+
+// TestTLS: to deliver, and to ask who exists.
+func TestTLS(t *testing.T) {
+	cert, trust := clienttest.Certificate(t, "store.test")
+	_, strange := clienttest.Certificate(t, "store.test")
+	for _, tc := range []struct {
+		tls            string
+		offered, trust bool
+		skip           bool
+		want, who      string
+		encrypted      bool
+	}{
+		{"required", true, true, false, "delivered 250 2.0.0", "550 5.1.1", true},
+		{"implicit", true, true, false, "delivered 250 2.0.0", "550 5.1.1", true},
+		{"required", true, false, false, "delayed 451 4.7.5", "451 4.4.0", false},
+		{"required", true, false, true, "delivered 250 2.0.0", "550 5.1.1", true},
+		{"required", false, true, false, "delayed 451 4.7.4", "451 4.4.0", false},
+		{"opportunistic", true, false, false, "delivered 250 2.0.0", "550 5.1.1", true},
+		{"opportunistic", false, false, false, "delivered 250 2.0.0", "550 5.1.1", false},
+		{"", true, true, false, "delivered 250 2.0.0", "550 5.1.1", false},
+	} {
+		opts := clienttest.Options{LMTP: true, Implicit: tc.tls == "implicit"}
+		if tc.offered {
+			opts.TLS = cert
+		}
+		srv := clienttest.Start(t, opts, clienttest.Rule{At: "RCPT TO:<who@", Reply: "550 5.1.1 unknown"})
+		_, port, _ := net.SplitHostPort(srv.Addr)
+		roots := strange.RootCAs
+		if tc.trust {
+			roots = trust.RootCAs
+		}
+		a := &Agent{Address: "store.test:" + port, TLS: tc.tls, InsecureSkipVerify: tc.skip}
+		if err := provision(t, a, roots); err != nil {
+			t.Fatal(err)
+		}
+		who := mail.ReplyFor(a.Verify(t.Context(), mail.Address{Local: "who", Domain: "us.test"}))
+		if got := fmt.Sprintf("%d %s", who.Code, who.Enh); got != tc.who {
+			t.Errorf("%+v: who: %s", tc, got)
+		}
+		if got := words(a.Deliver(t.Context(), delivery(t, "alice"))); got != tc.want {
+			t.Errorf("%+v: got %s", tc, got)
+		}
+		for _, m := range srv.Messages() {
+			if m.TLS != tc.encrypted {
+				t.Errorf("%+v: TLS: %t", tc, m.TLS)
+			}
+		}
+	}
+	for want, a := range map[string]*Agent{
+		"'perhaps' is none of":               {Address: "store.test:24", TLS: "perhaps"},
+		"tls off verifies nothing":           {Address: "store.test:24", InsecureSkipVerify: true},
+		"tls opportunistic verifies nothing": {Address: "store.test:24", TLS: "opportunistic", InsecureSkipVerify: true},
+	} {
+		if err := provision(t, a, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v", want, err)
+		}
+	}
 }
 
 func delivery(t testing.TB, to ...string) *queue.Delivery {
@@ -214,10 +278,12 @@ func TestCaddyfile(t *testing.T) {
 		"lmtp store.test:24 {\nconvert off\n}":                    `{"address":"store.test:24","no_convert":true}`,
 		"lmtp store.test:24 {\nverify on\n}":                      `{"address":"store.test:24"}`,
 		"lmtp store.test:24 {\nverify perhaps\n}":                 "'perhaps' is neither on nor off",
-		"lmtp":                         "wrong argument count",
-		"lmtp a:1 b:2":                 "wrong argument count",
-		"lmtp store.test":              "neither unix/ and a path nor a host and a port, at Testfile:1",
-		"lmtp store.test:24 {\ntls\n}": "unrecognized option 'tls', at Testfile:2",
+		"lmtp":                               "wrong argument count",
+		"lmtp a:1 b:2":                       "wrong argument count",
+		"lmtp store.test":                    "neither unix/ and a path nor a host and a port, at Testfile:1",
+		"lmtp store.test:24 {\nport\n}":      "unrecognized option 'port', at Testfile:2",
+		"lmtp store.test:24 {\ntls maybe\n}": "'maybe' is none of opportunistic, required, implicit, off, at Testfile:2",
+		"lmtp store.test:24 {\ntls required\ninsecure_skip_verify\n}": `{"address":"store.test:24","tls":"required","insecure_skip_verify":true}`,
 	} {
 		a := new(Agent)
 		if err := a.UnmarshalCaddyfile(caddyfile.NewTestDispenser(in)); err != nil {

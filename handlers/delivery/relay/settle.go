@@ -97,7 +97,7 @@ func (a *Agent) settleTLS() error {
 	if err := a.setTLS(a.TLS); err != nil {
 		return err
 	}
-	verified := a.TLS == string(nexthop.TLSRequired) || a.TLS == string(nexthop.TLSImplicit)
+	verified := nexthop.TLSMode(a.TLS).Verified()
 	if a.Auth != nil && !verified {
 		return fmt.Errorf("tls %s would show the password to others: with auth, tls is required or implicit", a.TLS)
 	}
@@ -108,12 +108,11 @@ func (a *Agent) settleTLS() error {
 }
 
 func (a *Agent) setTLS(s string) error {
-	switch nexthop.TLSMode(s) {
-	case nexthop.TLSOpportunistic, nexthop.TLSRequired, nexthop.TLSImplicit, nexthop.TLSOff:
+	_, err := nexthop.ParseTLSMode(s)
+	if err == nil {
 		a.TLS = s
-		return nil
 	}
-	return fmt.Errorf("'%s' is none of opportunistic, required, implicit, off", s)
+	return err
 }
 
 // credentials are those of the configuration, their placeholders replaced.
