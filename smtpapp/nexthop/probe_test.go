@@ -188,17 +188,6 @@ func TestManyProbes(t *testing.T) {
 	wg.Wait()
 }
 
-func FuzzEnhanced(f *testing.F) {
-	for _, s := range []string{"5.1.1 x", "5.1", "5.1.1\nx", "+5.1.1", "5.99999.1"} {
-		f.Add(550, s)
-	}
-	f.Fuzz(func(t *testing.T, code int, s string) {
-		if e := enhanced(code, s); e != "" && (e[0] != byte('0'+code/100) || strings.Count(e, ".") != 2) {
-			t.Errorf("%q of %d %q", e, code, s)
-		}
-	})
-}
-
 func TestAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var a Answers
