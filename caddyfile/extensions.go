@@ -2,7 +2,9 @@ package caddyfile
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/dustin/go-humanize"
@@ -18,16 +20,20 @@ func extensions(t caddyopt.Table, e *smtpapp.Extensions) caddyopt.Table {
 		return mtPriority(d, e.MTPriority)
 	})
 	t["deliver_by"] = orOff(caddyopt.Duration(&e.DeliverBy), func() { e.DeliverBy = -1 })
+	t["dsn"] = words(&e.DSN, "off", "trusted", "on")
 	t["vrfy"] = audience(&e.VRFY)
 	t["expn"] = audience(&e.EXPN)
 	t["help"] = caddyopt.String(&e.Help)
 	return t
 }
 
-func audience(p *string) caddyopt.Option {
+func audience(p *string) caddyopt.Option { return words(p, "off", "authenticated", "on") }
+
+// words reads one of some words.
+func words(p *string, some ...string) caddyopt.Option {
 	return caddyopt.One(func(s string) error {
-		if s != "off" && s != "authenticated" && s != "on" {
-			return fmt.Errorf("'%s' is none of off, authenticated, on", s)
+		if !slices.Contains(some, s) {
+			return fmt.Errorf("'%s' is none of %s", s, strings.Join(some, ", "))
 		}
 		*p = s
 		return nil

@@ -29,6 +29,7 @@ import (
 //		future_release <duration>|off
 //		deliver_by <duration>|off
 //		mt_priority [<policy>] { ... }
+//		dsn  off|trusted|on
 //		vrfy off|authenticated|on
 //		expn off|authenticated|on
 //		help <text>

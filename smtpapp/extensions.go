@@ -24,6 +24,13 @@ type Extensions struct {
 	// DELIVERBY is not offered. Default: 0, any time.
 	DeliverBy caddy.Duration `json:"deliver_by,omitempty"`
 
+	// DSN says who may ask for notifications (RFC 3461: RET, ENVID, NOTIFY, ORCPT):
+	// "on", everybody; "trusted", those who logged in or are in trusted networks;
+	// "off", nobody. A stranger who asks to hear of success may have a sender that
+	// is not his, who hears it then. To whom it is not offered, the host before
+	// this one says that it has passed the message on. Default: on.
+	DSN string `json:"dsn,omitempty"`
+
 	// VRFY says whom VRFY tells if a mailbox exists (RFC 5321, section 3.5):
 	// "authenticated", those who logged in; "on", clients in trusted networks
 	// too; "off", nobody. All others hear the same of every mailbox. Default: off.
@@ -83,6 +90,15 @@ func (e *Extensions) offers(routes []session.Route) (o session.Offers, err error
 	o.DeliverBy, o.LeastTime = e.DeliverBy >= 0, time.Duration(max(e.DeliverBy, 0))
 	if o.LeastTime > 999_999_999*time.Second {
 		return o, fmt.Errorf("deliver_by: RFC 2852 has no times as long as %v", o.LeastTime)
+	}
+	switch e.DSN {
+	case "", "on":
+	case "trusted":
+		o.DSN = new(session.ForTrusted)
+	case "off":
+		o.DSN = new(session.ForNobody)
+	default:
+		return o, fmt.Errorf("dsn: '%s' is none of off, trusted, on", e.DSN)
 	}
 	if o.VRFY, err = audience(e.VRFY); err != nil {
 		return o, fmt.Errorf("vrfy: %w", err)

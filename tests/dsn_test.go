@@ -344,3 +344,36 @@ func TestExpanded(t *testing.T) {
 		}
 	}
 }
+
+// TestWhoMayAsk: strangers, whose sender may be forged, are not offered DSN where
+// the configuration says so.
+func TestWhoMayAsk(t *testing.T) {
+	h := newHost(t)
+	for _, tc := range []struct {
+		option          string
+		trusted, offers bool
+	}{{"", false, true}, {"dsn on", false, true}, {"dsn trusted", false, false}, {"dsn trusted", true, true}, {"dsn off", true, false}} {
+		server := strings.Replace(local, "tls internal", "tls internal\n"+tc.option, 1)
+		if tc.trusted {
+			server = strings.Replace(server, "@local", "relay 127.0.0.1:1 {\ntrust 127.0.0.1\n}\n@local", 1)
+		}
+		h.load(server)
+		k := dial(t, h.addr("mx"))
+		k.want("220")
+		if got := strings.Contains(k.say("250", "EHLO client.test"), "250-DSN\r\n"); got != tc.offers {
+			t.Errorf("%+v: offered: %t", tc, got)
+		}
+		want := map[bool]string{true: "250", false: "555 5.5.4"}[tc.offers]
+		k.say(want, "MAIL FROM:<a@b.test> RET=HDRS")
+		k.say("250", "RSET")
+		k.say(want, "MAIL FROM:<a@b.test> ENVID=x")
+		k.say("250", "RSET")
+		k.say("250", "MAIL FROM:<a@b.test>")
+		k.say(want, "RCPT TO:<alice@example.test> NOTIFY=SUCCESS")
+		k.say(want, "RCPT TO:<bob@example.test> ORCPT=rfc822;x@y.test")
+		k.say("221", "QUIT")
+	}
+	if err := h.try(strings.Replace(local, "tls internal", "dsn perhaps", 1), ""); err == nil || !strings.Contains(err.Error(), "'perhaps' is none of off, trusted, on, at Caddyfile:") {
+		t.Errorf("got %v", err)
+	}
+}

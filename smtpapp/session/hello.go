@@ -86,7 +86,7 @@ func (s *Session) extensions() []string {
 	} else {
 		ext = append(ext, "SIZE")
 	}
-	ext = append(ext, "8BITMIME", "ENHANCEDSTATUSCODES", "CHUNKING", "BINARYMIME", "SMTPUTF8", "DSN")
+	ext = append(ext, "8BITMIME", "ENHANCEDSTATUSCODES", "CHUNKING", "BINARYMIME", "SMTPUTF8")
 	if s.cfg.TLS != nil && s.TLS == nil {
 		ext = append(ext, "STARTTLS")
 	}

@@ -22,6 +22,9 @@ type Offers struct {
 	// VRFY and EXPN say who is answered (RFC 5321, section 3.5). What strangers
 	// hear of VRFY is the same for everyone and everything (section 7.3).
 	VRFY, EXPN Audience
+	// DSN, if not nil, says who may ask for notifications (RFC 3461), which is
+	// otherwise everybody.
+	DSN *Audience
 }
 
 // An Audience is whom a question is answered.
@@ -39,9 +42,15 @@ func (a Audience) has(s *Session) bool {
 	return a >= ForUsers && s.User != "" || a == ForTrusted && s.Trusted()
 }
 
+// dsn reports whether the client may ask for notifications.
+func (o *Offers) dsn(s *Session) bool { return o.DSN == nil || o.DSN.has(s) }
+
 // offers are their lines in the reply to EHLO.
 func (s *Session) offers() (ext []string) {
 	o := &s.cfg.Offers
+	if o.dsn(s) {
+		ext = append(ext, "DSN")
+	}
 	if p := o.Priorities; p != nil {
 		ext = append(ext, strings.TrimSpace("MT-PRIORITY "+p.Policy))
 	}

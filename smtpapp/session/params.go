@@ -205,7 +205,10 @@ var mailParams = map[string]func(s *Session, env *mail.Envelope, v string, given
 		env.UTF8 = true
 		return flag(given)
 	},
-	"RET": func(_ *Session, env *mail.Envelope, v string, _ bool) *mail.Reply { // RFC 3461, 4.3
+	"RET": func(s *Session, env *mail.Envelope, v string, _ bool) *mail.Reply { // RFC 3461, 4.3
+		if !s.cfg.Offers.dsn(s) {
+			return errNoParam
+		}
 		switch r := mail.Return(strings.ToUpper(v)); r {
 		case mail.ReturnFull, mail.ReturnHeaders:
 			env.Return = r
@@ -213,7 +216,10 @@ var mailParams = map[string]func(s *Session, env *mail.Envelope, v string, given
 		}
 		return errParam
 	},
-	"ENVID": func(_ *Session, env *mail.Envelope, v string, _ bool) (r *mail.Reply) { // RFC 3461, 4.4
+	"ENVID": func(s *Session, env *mail.Envelope, v string, _ bool) (r *mail.Reply) { // RFC 3461, 4.4
+		if !s.cfg.Offers.dsn(s) {
+			return errNoParam
+		}
 		env.ID, r = xtext(v, maxEnvID)
 		return r
 	},
@@ -261,7 +267,10 @@ func flag(given bool) *mail.Reply {
 
 // rcptParams are the parameters of RCPT that we announce.
 var rcptParams = map[string]func(s *Session, rc *mail.Recipient, v string, given bool) *mail.Reply{
-	"NOTIFY": func(_ *Session, rc *mail.Recipient, v string, _ bool) *mail.Reply { // RFC 3461, 4.1
+	"NOTIFY": func(s *Session, rc *mail.Recipient, v string, _ bool) *mail.Reply { // RFC 3461, 4.1
+		if !s.cfg.Offers.dsn(s) {
+			return errNoParam
+		}
 		n, ok := notify(v)
 		if !ok {
 			return errParam
@@ -270,6 +279,9 @@ var rcptParams = map[string]func(s *Session, rc *mail.Recipient, v string, given
 		return nil
 	},
 	"ORCPT": func(s *Session, rc *mail.Recipient, v string, _ bool) (r *mail.Reply) { // RFC 3461, 4.2
+		if !s.cfg.Offers.dsn(s) {
+			return errNoParam
+		}
 		rc.Original, r = orcpt(v, s.tx.Envelope.UTF8)
 		return r
 	},
