@@ -258,6 +258,16 @@ func TestKinds(t *testing.T) {
 	}
 }
 
+func TestRemoteMTA(t *testing.T) {
+	for host, want := range map[string]string{"mx.b.test": "mx.b.test", "192.0.2.1": "[192.0.2.1]", "2001:db8::1": "[IPv6:2001:db8::1]", "[192.0.2.1]": "[192.0.2.1]"} {
+		r := report(t)
+		r.Recipients[0].RemoteMTA = host
+		if _, _, parts := build(t, r); !strings.Contains(parts[1].body, "\r\nRemote-MTA: dns; "+want+"\r\n") {
+			t.Errorf("%s: got %q", host, parts[1].body)
+		}
+	}
+}
+
 func TestReturned(t *testing.T) {
 	header := "From: a@a.test\r\n"
 	long := strings.Repeat("x", 2000)

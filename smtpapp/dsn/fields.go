@@ -3,6 +3,7 @@ package dsn
 import (
 	"crypto/rand"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 	"unicode"
@@ -105,7 +106,7 @@ func (r *Recipient) fields(a alphabet) *message.Header {
 	h.Append("Action", r.Action.String())
 	h.Append("Status", r.status())
 	if r.RemoteMTA != "" {
-		h.Append("Remote-MTA", "dns; "+a.plain(r.RemoteMTA))
+		h.Append("Remote-MTA", "dns; "+a.plain(literal(r.RemoteMTA)))
 	}
 	if r.Reply != nil {
 		h.Append("Diagnostic-Code", "smtp; "+a.plain(r.Reply.Error()))
@@ -115,6 +116,19 @@ func (r *Recipient) fields(a alphabet) *message.Header {
 		appendDate(h, "Will-Retry-Until", r.Until)
 	}
 	return h
+}
+
+// literal puts a host that is known by its address only into the form that such a
+// domain has (RFC 5321, section 4.1.3).
+func literal(host string) string {
+	ip, err := netip.ParseAddr(host)
+	switch {
+	case err != nil:
+		return host
+	case ip.Is4():
+		return "[" + host + "]"
+	}
+	return "[IPv6:" + host + "]"
 }
 
 func appendDate(h *message.Header, name string, t time.Time) {
