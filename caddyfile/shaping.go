@@ -20,6 +20,7 @@ import (
 //			domain                  <domains...>
 //			mx                      <hosts...>
 //			agent                   <names...>
+//			source                  <names...>
 //			count                   each|together
 //			concurrency             <number> [<first>]
 //			connections_per_address <number>
@@ -57,6 +58,7 @@ func (p *parser) rule(d *caddyfile.Dispenser) error {
 		"domain":                  caddyopt.Strings(&r.Domains),
 		"mx":                      caddyopt.Strings(&r.MX),
 		"agent":                   caddyopt.Strings(&r.Agents),
+		"source":                  caddyopt.Strings(&r.Sources),
 		"count":                   caddyopt.String(&r.Count),
 		"concurrency":             twoInts(&r.Concurrency, &r.FirstConcurrency),
 		"connections_per_address": caddyopt.Int(&r.ConnectionsPerAddress, 1),

@@ -53,8 +53,13 @@ type Rule struct {
 	// Default: all.
 	Agents []string `json:"agents,omitempty"`
 
+	// Sources are the sources of pools that it is for, each as "pool/192.0.2.1",
+	// with "*" as in Agents. Default: all.
+	Sources []string `json:"sources,omitempty"`
+
 	// Count says what the limits of the rule are for: "each" destination of each
-	// agent by itself, or all of them "together". Default: each.
+	// agent by itself, or all of them "together". Each source of a pool has limits
+	// of its own. Default: each.
 	Count string `json:"count,omitempty"`
 
 	// Concurrency is how many attempts run at once, and FirstConcurrency how many
@@ -102,9 +107,8 @@ type Reading struct {
 	// of, at least; said again meanwhile, half of that, down to an eighth.
 	Slow caddy.Duration `json:"slow,omitempty"`
 
-	// Elsewhere has the next mail host asked, or the next source of a pool,
-	// though the reply is one about the message or the recipient. If all say so,
-	// it stands.
+	// Elsewhere has the next mail host asked, though the reply is one about the
+	// message or the recipient. If all say so, it stands.
 	Elsewhere bool `json:"elsewhere,omitempty"`
 
 	// Outcome is what becomes of the recipient: "retry" has him tried again where
@@ -135,7 +139,7 @@ func (s *Shaping) rules(agents map[string]queue.Agent) ([]queue.Rule, error) {
 			err = errors.New("there are two of this name")
 		}
 		if err == nil {
-			err = r.checkAgents(agents)
+			err = cmp.Or(r.checkAgents(agents), r.checkSources(agents))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("rule %s: %w", cmp.Or(r.Name, fmt.Sprint("number ", i+1)), err)
@@ -172,7 +176,7 @@ func generality(r queue.Rule) int {
 	switch {
 	case len(r.Domains)+len(r.Hosts) > 0:
 		return 0
-	case len(r.Agents) > 0:
+	case len(r.Agents)+len(r.Sources) > 0:
 		return 1
 	}
 	return 2
@@ -192,13 +196,29 @@ func (r *Rule) checkAgents(agents map[string]queue.Agent) error {
 	return nil
 }
 
+// checkSources refuses a rule that is for no source there is.
+func (r *Rule) checkSources(agents map[string]queue.Agent) error {
+	var known []string
+	for _, a := range agents {
+		if s, ok := a.(interface{ Sources() []string }); ok {
+			known = append(known, s.Sources()...)
+		}
+	}
+	for _, p := range r.Sources {
+		if !slices.ContainsFunc(known, func(n string) bool { return pattern.Glob(p, n) }) {
+			return fmt.Errorf("there is no source %s", p)
+		}
+	}
+	return nil
+}
+
 // compile returns the rule as the queue wants it.
 func (r *Rule) compile() (q queue.Rule, err error) {
 	if r.Name == "" || strings.ContainsFunc(r.Name, func(c rune) bool { return c <= ' ' || c > '~' }) {
 		return q, errors.New("a rule has a name, of ASCII letters, digits and signs")
 	}
 	q = queue.Rule{
-		Name: r.Name, Agents: r.Agents, Together: r.Count == countTogether,
+		Name: r.Name, Agents: r.Agents, Sources: r.Sources, Together: r.Count == countTogether,
 		Concurrency: r.Concurrency, First: r.FirstConcurrency,
 		PerAddress: r.ConnectionsPerAddress, PerConnection: r.MessagesPerConnection,
 		Expire: time.Duration(r.Expire), ExpireNull: time.Duration(r.ExpireNull),

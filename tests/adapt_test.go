@@ -102,6 +102,7 @@ func TestCaddyfileErrors(t *testing.T) {
 		"reply that means nothing":      {top, "shaping {\n rule a {\n  reply 421\n }\n}", "a reply means something"},
 		"reply that means two things":   {top, "shaping {\n rule a {\n  reply 421 retry fail\n }\n}", "of which there is one, at Caddyfile:5"},
 		"pause of no length":            {top, "shaping {\n rule a {\n  reply 421 pause\n }\n}", "'pause' is for how long?, at Caddyfile:5"},
+		"source of a rule":              {top, "agent out relay {\n pool p {\n  source 192.0.2.1\n }\n}\nshaping {\n rule a {\n  source p/192.0.2.2\n }\n}", "shaping: rule a: there is no source p/192.0.2.2"},
 		"agent of a rule":               {top, "shaping {\n rule a {\n  agent nobody\n }\n}", "shaping: rule a: there is no agent nobody"},
 		"expression":                    {server, "@x expression `mail_fro == \"a\"`\ndiscard @x", "mail_fro"},
 	} {

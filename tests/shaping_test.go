@@ -2,9 +2,11 @@ package tests
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -203,5 +205,56 @@ func TestShapingProviders(t *testing.T) {
 	time.Sleep(200 * time.Millisecond)
 	if b := h.queue("domain=big2.test"); len(b) != 2 || b[0].Recipients[0].Attempts != 0 {
 		t.Errorf("the provider does not rest: %+v", b)
+	}
+}
+
+// TestPools: each message from one source of its pool, by its name; and each source
+// has rates of its own.
+func TestPools(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("127.0.0.2 is an address on Linux only")
+	}
+	srv := clienttest.Start(t, clienttest.Options{})
+	h := newHost(t)
+	h.load(fmt.Sprintf(`agent out relay %s {
+		tls off
+		pool news {
+			source 127.0.0.2 two.example.test
+			source 127.0.0.3 three.example.test
+			from *@news.test
+		}
+	}
+	shaping {
+		rule news {
+			source news/*
+			count together
+			messages 3/1h
+		}
+		rule two {
+			agent out
+			concurrency 2
+		}
+	}
+	server mx ADDR(mx) {
+		tls off
+		deliver out
+	}`, srv.Addr))
+	k := greet(t, h.addr("mx"))
+	for range 20 {
+		k.send("a@news.test", "x@far.test", "x")
+		k.send("a@other.test", "x@far.test", "x")
+	}
+	counts := func() map[string]int {
+		n := map[string]int{}
+		for _, m := range srv.Messages() {
+			n[m.Hello]++
+		}
+		return n
+	}
+	want := map[string]int{"two.example.test": 3, "three.example.test": 3, "mx.example.test": 20}
+	wait(t, "the mail", func() bool { return maps.Equal(counts(), want) })
+	time.Sleep(200 * time.Millisecond)
+	if got := counts(); !maps.Equal(got, want) || len(h.queue("")) != 14 {
+		t.Errorf("got %v; %d wait", got, len(h.queue("")))
 	}
 }

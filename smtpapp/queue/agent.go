@@ -62,6 +62,14 @@ type Router interface {
 	Destination(env *mail.Envelope, r *mail.Recipient) string
 }
 
+// A Sourcer is an Agent that sends from several sources, and names the one for a
+// message: always the same while the agent is. What each of them has to do with a
+// destination is its own, as its concurrency and rates.
+type Sourcer interface {
+	Agent
+	ChooseSource(id string, env *mail.Envelope) string
+}
+
 // A Verifier is an Agent that can tell who exists. It returns a Reply such as
 // 550 5.1.1 for who does not.
 type Verifier interface {
@@ -84,7 +92,8 @@ type Delivery struct {
 	Attempt  int // 1 is the first
 	Queued   time.Time
 	Log      *slog.Logger
-	Rule     *Rule // that is in force for the destination, nil if none is
+	Source   string // of a Sourcer
+	Rule     *Rule  // that is in force for the destination, nil if none is
 
 	// Taken, if not nil, is what Took calls.
 	Taken func(rs []*mail.Recipient)

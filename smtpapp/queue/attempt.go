@@ -441,8 +441,8 @@ func (q *Queue) call(ctx context.Context, p *Policy, t *ticket, started Started,
 	}()
 	copy(statuses, p.Agents[t.site.agent].Deliver(ctx, &Delivery{
 		ID: t.entry.ID, Envelope: &env, Content: content, Attempt: attempt, Queued: t.entry.Queued, Log: log,
-		Taken: t.taken(started),
-		Rule:  t.terms.rule(),
+		Taken:  t.taken(started),
+		Source: t.site.source, Rule: t.terms.rule(),
 	}))
 	return false
 }
@@ -500,6 +500,9 @@ func (q *Queue) report(p *Policy, t *ticket, r *Recipient, began, now time.Time)
 		slog.String("id", t.entry.ID), slog.String("to", r.Address.String()), slog.String("from", t.entry.Envelope.From.String()),
 		slog.String("agent", r.Agent), slog.String("status", r.Last.Action.String()), slog.Int("attempt", r.Attempts),
 		slog.Duration("took", now.Sub(began)), slog.Duration("delay", now.Sub(t.entry.Queued)),
+	}
+	if t.site.source != "" {
+		attrs = append(attrs, slog.String("source", t.site.source))
 	}
 	if r.Last.RemoteMTA != "" {
 		attrs = append(attrs, slog.String("remote", r.Last.RemoteMTA))

@@ -59,6 +59,9 @@ func binOf(k site, e *Entry, r *Recipient) int64 {
 func baseOf(k site) int64 {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(k.agent + "\x00" + k.destination))
+	if k.source != "" {
+		_, _ = h.Write([]byte("\x00" + k.source))
+	}
 	return int64(h.Sum64()>>4)<<3 | 1<<62 // neither negative nor 0
 }
 

@@ -44,9 +44,9 @@ type groupings struct {
 func (t *terms) key(k site) string {
 	switch {
 	case t.Together:
-		return t.Name
+		return t.Name + "\x00" + k.source
 	case len(t.Messages)+len(t.Recipients)+len(t.Readings) > 0:
-		return t.Name + "\x00" + k.agent + "\x00" + k.destination
+		return t.Name + "\x00" + k.source + "\x00" + k.agent + "\x00" + k.destination
 	}
 	return ""
 }

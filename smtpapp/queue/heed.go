@@ -43,7 +43,7 @@ func (q *Queue) heed(p *Policy, t *ticket, rs []*Reading, began, now time.Time) 
 			}
 		}
 		p.Log.LogAttrs(q.ctx, slog.LevelWarn, what, slog.String("rule", d.terms.Name), slog.String("agent", t.site.agent),
-			slog.String("destination", t.site.destination), slog.String("after", r.Pattern.String()), slog.Time("until", until))
+			slog.String("destination", t.site.destination), slog.String("source", t.site.source), slog.String("after", r.Pattern.String()), slog.Time("until", until))
 	}
 	return park
 }

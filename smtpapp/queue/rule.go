@@ -29,8 +29,11 @@ type Rule struct {
 	// Agents are patterns of names of agents, as pattern.Glob has them; none for
 	// all.
 	Agents []string
+	// Sources are patterns of the names of an agent's sources, of the same form;
+	// none for all, and for what has none.
+	Sources []string
 	// Together has what it is for counted together, and not each destination of
-	// each agent by itself.
+	// each agent by itself. Each source of an agent has its own count.
 	Together bool
 
 	// Concurrency is how many attempts run at once, and First how many do while
@@ -140,7 +143,7 @@ func (p *Policy) termsOf(k site, hosts []string) (t *terms, unsure bool) {
 	}
 	_, locates := p.Agents[k.agent].(Locator)
 	for _, t := range p.terms {
-		if !t.hasAgent(k.agent) {
+		if !named(t.Agents, k.agent) || !named(t.Sources, k.source) {
 			continue
 		}
 		if len(t.Domains)+len(t.Hosts) == 0 || pattern.HasDomain(t.Domains, k.destination) {
@@ -154,8 +157,9 @@ func (p *Policy) termsOf(k site, hosts []string) (t *terms, unsure bool) {
 	return p.base, unsure
 }
 
-func (r *Rule) hasAgent(name string) bool {
-	return len(r.Agents) == 0 || slices.ContainsFunc(r.Agents, func(p string) bool { return pattern.Glob(p, name) })
+// named reports whether a name has one of patterns, or there are none.
+func named(patterns []string, name string) bool {
+	return len(patterns) == 0 || slices.ContainsFunc(patterns, func(p string) bool { return pattern.Glob(p, name) })
 }
 
 // longest is the longest time between two attempts that a policy knows.

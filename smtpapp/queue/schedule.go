@@ -28,7 +28,10 @@ type ticket struct {
 }
 
 // A site is where a ticket goes: its ready queue.
-type site struct{ agent, destination string }
+type site struct {
+	agent, destination string
+	source             string // of ours, where the agent has several
+}
 
 // A schedule is what is being tried and what comes next: the active set. It is
 // bounded; what waits is in the store, and of that, only what is known of each
@@ -101,6 +104,9 @@ func siteOf(e *Entry, r *mail.Recipient, p *Policy) site {
 	}
 	if rt, ok := p.Agents[r.Agent].(Router); ok {
 		s.destination = rt.Destination(e.Envelope, r)
+	}
+	if so, ok := p.Agents[r.Agent].(Sourcer); ok {
+		s.source = so.ChooseSource(e.ID, e.Envelope)
 	}
 	return s
 }

@@ -118,6 +118,22 @@ func (a *Agent) Locate(ctx context.Context, destination string) []string {
 	return nil
 }
 
+// ChooseSource is that of the agent that sends.
+func (a *Agent) ChooseSource(id string, e *mail.Envelope) string {
+	if s, ok := a.via.(queue.Sourcer); ok {
+		return s.ChooseSource(id, e)
+	}
+	return ""
+}
+
+// Sources are those of the agent that sends.
+func (a *Agent) Sources() []string {
+	if s, ok := a.via.(interface{ Sources() []string }); ok {
+		return s.Sources()
+	}
+	return nil
+}
+
 // isOurs reports whether this host may send for a domain.
 func (a *Agent) isOurs(domain string) bool {
 	return domain == a.Domain || slices.ContainsFunc(a.Ours, func(d string) bool {

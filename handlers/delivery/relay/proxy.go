@@ -26,7 +26,7 @@ func (a *Agent) settleProxy(ctx caddy.Context) error {
 	if m == nil || err != nil {
 		return err
 	}
-	if len(a.Source) > 0 || a.SourceByRaw != nil {
+	if len(a.Source)+len(a.Pools) > 0 || a.SourceByRaw != nil {
 		return errors.New("what goes through a proxy has no source of this host")
 	}
 	find := m.ProxyFunc()

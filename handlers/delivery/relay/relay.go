@@ -64,6 +64,11 @@ type Agent struct {
 	// source, that user's mail waits.
 	SourceByRaw json.RawMessage `json:"source_by,omitempty" caddy:"namespace=smtp.tables inline_key=table"`
 
+	// Pools are sources by a name, of which each message is given one. The first
+	// pool that is for a message is its; what is for none comes from Source.
+	// Default: none.
+	Pools []Pool `json:"pools,omitempty"`
+
 	// NoConvert returns messages that a host cannot take as they are. By default
 	// they are converted, part by part, for hosts without 8BITMIME, BINARYMIME or
 	// SMTPUTF8 (RFC 6152, section 3), and where lines have more than 998 octets.
@@ -107,6 +112,7 @@ type Agent struct {
 	finder     *nexthop.Finder
 	sender     *nexthop.Sender
 	sourceBy   table
+	senders    map[string]*nexthop.Sender // by source of a pool
 }
 
 type table interface {
@@ -188,7 +194,7 @@ func (*Agent) Forwards() {}
 
 // Deliver hands the message to the hosts of each destination.
 func (a *Agent) Deliver(ctx context.Context, d *queue.Delivery) []queue.Status {
-	sender, err := a.senderFor(ctx, d.Envelope.AuthUser)
+	sender, err := a.senderFor(ctx, d)
 	if err != nil {
 		d.Log.Error("finding the address to send from", "user", d.Envelope.AuthUser, "error", err)
 		return nexthop.Refuse(mail.ReplyFor(err), len(d.Envelope.Recipients))
@@ -241,6 +247,11 @@ func (a *Agent) Cleanup() error {
 //		hello <name>
 //		source <address...> [<name>]
 //		source_by <table...>
+//		pool <name> {
+//			source <address...> [<name>] [weight <number>]
+//			user <patterns...>
+//			from <patterns...>
+//		}
 //		network_proxy <module...>
 //		convert on|off
 //		allow_loopback
@@ -264,6 +275,7 @@ func (a *Agent) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"auth":                  caddyopt.Once(a.readAuth),
 		"hello":                 caddyopt.String(&a.Hello),
 		"source":                caddyopt.Once(a.readSource),
+		"pool":                  a.readPool,
 		"source_by":             caddyopt.Module("smtp.tables", "table", &a.SourceByRaw),
 		"convert":               caddyopt.OnOff(&convert),
 		"network_proxy":         caddyopt.Module("caddy.network_proxy", "from", &a.NetworkProxyRaw),
@@ -281,6 +293,7 @@ func (a *Agent) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 var (
 	_ queue.Forwarder       = (*Agent)(nil)
+	_ queue.Sourcer         = (*Agent)(nil)
 	_ queue.Locator         = (*Agent)(nil)
 	_ caddy.Provisioner     = (*Agent)(nil)
 	_ caddy.CleanerUpper    = (*Agent)(nil)

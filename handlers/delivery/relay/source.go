@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddymail/caddy-smtp/smtpapp/caddyopt"
 	"github.com/caddymail/caddy-smtp/smtpapp/nexthop"
+	"github.com/caddymail/caddy-smtp/smtpapp/queue"
 )
 
 // settleSources has connections come from the source, and loads the table of
@@ -20,6 +21,9 @@ func (a *Agent) settleSources(ctx caddy.Context) (err error) {
 			return fmt.Errorf("relay: source: %w", err)
 		}
 		a.sender = a.sender.From(src)
+	}
+	if err := a.settlePools(); err != nil {
+		return fmt.Errorf("relay: %w", err)
 	}
 	if a.sourceBy, err = caddyopt.LoadModule[table](ctx, a, "SourceByRaw"); err != nil {
 		return err
@@ -34,8 +38,13 @@ func (a *Agent) settleSources(ctx caddy.Context) (err error) {
 	return nil
 }
 
-// senderFor returns the sender of a user's mail.
-func (a *Agent) senderFor(ctx context.Context, user string) (*nexthop.Sender, error) {
+// senderFor returns the sender of a message: that of a pool, of its user, or the
+// one for all.
+func (a *Agent) senderFor(ctx context.Context, d *queue.Delivery) (*nexthop.Sender, error) {
+	if s := a.senders[d.Source]; s != nil {
+		return s, nil
+	}
+	user := d.Envelope.AuthUser
 	if a.sourceBy == nil || user == "" {
 		return a.sender, nil
 	}
