@@ -5,7 +5,7 @@ XCADDY   = github.com/caddyserver/xcaddy/cmd/xcaddy@v0.4.5
 CADDY    = v2.11.9
 FUZZTIME ?= 1h
 
-.PHONY: build test race lint fuzz model soak deferred bench demo xcaddy
+.PHONY: build test race lint fuzz model soak deferred bench parts demo xcaddy
 
 build:
 	go build -o caddy ./cmd/caddy
@@ -40,9 +40,15 @@ deferred:
 model:
 	CADDY_SMTP_MODEL=10000000 go test -timeout 3h -v -run TestModel ./smtpapp/session
 
-# bench measures the parts; each figure is for this machine and this run.
+# bench runs us beside Postfix, and writes the medians to docs/performance.md. It
+# needs root, for control groups and a file system of its own.
+RUNS ?= 5
 bench:
-	go test -run '^$$' -bench . -benchmem ./smtpapp/...
+	CADDY_SMTP_BENCH=$(RUNS) go test -timeout 60m -v -run TestBeside ./tests/interop
+
+# parts measures the parts; each figure is for this machine and this run.
+parts:
+	go test -run '^$$' -bench . -benchmem ./smtpapp/... ./handlers/...
 
 # demo runs the quickstart.
 demo:

@@ -56,8 +56,9 @@ func (g group) enter(cmd *exec.Cmd) *exec.Cmd {
 // used returns the CPU time of the group so far.
 func (g group) used(t testing.TB) time.Duration {
 	t.Helper()
-	unit, text, err := time.Nanosecond, []byte(nil), error(nil)
-	if text, err = os.ReadFile(string(g) + "/cpuacct.usage"); err != nil {
+	unit := time.Nanosecond
+	text, err := os.ReadFile(string(g) + "/cpuacct.usage")
+	if err != nil {
 		unit = time.Microsecond
 		text, err = os.ReadFile(string(g) + "/cpu.stat")
 		text = bytes.TrimPrefix(bytes.Split(text, []byte("\n"))[0], []byte("usage_usec "))

@@ -109,7 +109,8 @@ func (c *sender) want(code string) {
 	if c.err == nil {
 		c.err = c.w.Flush()
 	}
-	for line := ""; c.err == nil; {
+	for c.err == nil {
+		var line string
 		if line, c.err = c.r.ReadString('\n'); c.err != nil {
 			return
 		}
