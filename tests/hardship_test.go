@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -111,67 +110,6 @@ func TestFewFiles(t *testing.T) {
 	t.Logf("room again after %v", time.Since(began))
 	greet(t, p.addr("mx")).send("s@elsewhere.test", "u@example.test", "afterwards")
 	p.inbox("u", taken+1)
-}
-
-// TestOverload is promise P22: clients that come faster than they can be served
-// hear 421 or 451, or are served; what is accepted is answered soon, and there.
-func TestOverload(t *testing.T) {
-	p := runCaddy(t, fmt.Sprintf(receivingAll, "connections 40", ""))
-	end := time.Now().Add(time.Duration(many(3, 300)) * time.Second)
-	var taken, refused atomic.Int64
-	var mu sync.Mutex
-	var took []time.Duration
-	strange := map[string]int{}
-	var wg sync.WaitGroup
-	for range 200 {
-		wg.Go(func() {
-			for time.Now().Before(end) {
-				conn, err := net.DialTimeout("tcp", p.addr("mx"), 5*time.Second)
-				if err != nil {
-					continue
-				}
-				conn.SetDeadline(time.Now().Add(30 * time.Second))
-				k := &talker{t, conn, newReader(conn)}
-				r, err := k.reply()
-				if err != nil || !strings.HasPrefix(r, "220") {
-					if err == nil && !strings.HasPrefix(r, "421") {
-						mu.Lock()
-						strange[r]++
-						mu.Unlock()
-					}
-					refused.Add(1)
-					conn.Close()
-					time.Sleep(20 * time.Millisecond)
-					continue
-				}
-				fmt.Fprint(conn, "EHLO client.test\r\n")
-				k.reply()
-				began := time.Now()
-				r = offer(k, "x", "hello")
-				mu.Lock()
-				switch {
-				case strings.HasPrefix(r, "250"):
-					taken.Add(1)
-					took = append(took, time.Since(began))
-				case r != "" && !strings.HasPrefix(r, "421") && !strings.HasPrefix(r, "451"):
-					strange[r]++
-				}
-				mu.Unlock()
-				conn.Close()
-			}
-		})
-	}
-	wg.Wait()
-	slices.Sort(took)
-	if len(took) == 0 || refused.Load() == 0 || len(strange) > 0 {
-		t.Fatalf("%d taken, %d refused, %v", len(took), refused.Load(), strange)
-	}
-	t.Logf("%d taken, %d refused; 99 of 100 were answered within %v", len(took), refused.Load(), took[len(took)*99/100])
-	dir := filepath.Join(p.dir, "mail", "example.test", "u", "new")
-	wait(t, "all that was taken", func() bool {
-		files, _ := os.ReadDir(dir)
-		return len(files) >= int(taken.Load())
-	})
 }
 
 // TestSlowClients is promise P23: who sends an octet a second, before EHLO, in

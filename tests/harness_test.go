@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -93,12 +94,20 @@ func (h *host) addr(name string) string {
 	return fmt.Sprintf("127.0.0.1:%d", h.ports[name])
 }
 
-// freePort returns a port that nobody listens on, and which the system gives to
-// nobody who asks for any: those are from 32768.
+// Ports are given one after the other, so that tests at the same time have
+// different ones before they listen too.
+var lastPort = func() *atomic.Int32 {
+	n := new(atomic.Int32)
+	n.Store(rand.Int32N(10_000))
+	return n
+}()
+
+// freePort returns a port that nobody listens on, below those of the other
+// tests' servers, from 20,000, and of the system's for who asks for any.
 func freePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
-		port := 10_000 + rand.IntN(22_000)
+		port := 10_000 + int(lastPort.Add(1))%10_000
 		if ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 			ln.Close()
 			return port

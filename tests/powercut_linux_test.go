@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -30,6 +31,13 @@ func newDisk(t *testing.T, kind string) *disk {
 	}
 	if known, _ := os.ReadFile("/proc/filesystems"); !slices.Contains(strings.Fields(string(known)), kind) {
 		t.Skip("the kernel has no ", kind)
+	}
+	runtime.LockOSThread() // for good: the thread ends with the test
+	if err := syscall.Unshare(syscall.CLONE_FS | syscall.CLONE_NEWNS); err != nil {
+		t.Skip("no mounts of its own: ", err) // which somebody else's would keep in use
+	}
+	if err := syscall.Mount("", "/", "", syscall.MS_PRIVATE|syscall.MS_REC, ""); err != nil {
+		t.Fatal(err)
 	}
 	if _, err := os.Stat("/dev/loop-control"); err != nil {
 		t.Skip("there are no loop devices: ", err)
