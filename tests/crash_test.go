@@ -31,6 +31,7 @@ type traffic struct {
 	mu     sync.Mutex
 	acked  map[string]bool // subjects
 	broken int             // sessions that ended without a word
+	doubt  bool            // replies do not count
 	odd    []string        // replies that are none of 250, 421, 451, 452
 	stop   chan struct{}
 	wg     sync.WaitGroup
@@ -137,8 +138,17 @@ func (tr *traffic) message(k *talker, subject string, i int) bool {
 	}
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	tr.acked[subject+" "+kind] = true
+	if !tr.doubt {
+		tr.acked[subject+" "+kind] = true
+	}
 	return true
+}
+
+// doubtful says whether replies count from now on.
+func (tr *traffic) doubtful(yes bool) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.doubt = yes
 }
 
 // step says a line and notes what is not as wanted.
