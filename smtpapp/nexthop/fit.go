@@ -2,6 +2,7 @@ package nexthop
 
 import (
 	"errors"
+	"io"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/client"
 	"github.com/caddymail/caddy-smtp/smtpapp/convert"
@@ -67,7 +68,13 @@ func (a *attempt) fit(ext client.Extensions, m *message.Message) (*mail.Envelope
 		return &env, m, nil // if it is not to be had, the client says so
 	}
 	content, err := a.converted(m, t, binary)
-	if reply, ok := errors.AsType[*mail.Reply](err); ok {
+	reply, refused := errors.AsType[*mail.Reply](err)
+	if refused {
+		if damage := read(m); damage != nil { // what cannot be converted is not what was sent
+			err, refused = damage, false
+		}
+	}
+	if refused {
 		if !l.octets && !l.names { // to send long lines is better than not to
 			return &env, m, nil
 		}
@@ -86,6 +93,18 @@ func (a *attempt) fit(ext client.Extensions, m *message.Message) (*mail.Envelope
 		env.Body = declare(env.Body, m)
 	}
 	return &env, m, nil
+}
+
+// read reads a message to its end, where it is found out if that is not what was
+// stored.
+func read(m *message.Message) error {
+	r, err := m.Body().NewReader()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	_, err = io.Copy(io.Discard, r)
+	return err
 }
 
 // converted converts the message once for all hosts that are alike.
