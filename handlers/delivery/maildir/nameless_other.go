@@ -1,0 +1,18 @@
+//go:build !linux
+
+package maildir
+
+import (
+	"errors"
+	"os"
+)
+
+func ordered(*os.File) bool { return false }
+
+func createNameless(*os.File) (*os.File, error) { return nil, errors.ErrUnsupported }
+
+func settle(*os.File) error { return errors.ErrUnsupported }
+
+func link(*os.File, *os.File, string) error { return errors.ErrUnsupported }
+
+func move(*os.File, string, *os.File, string) error { return errors.ErrUnsupported }
