@@ -22,6 +22,9 @@ type Path struct {
 	lower bool     // local parts are put into lower case
 }
 
+// Constant reports whether all recipients have the same.
+func (p *Path) Constant() bool { return len(p.parts) == 0 }
+
 // pathKeys are the placeholders of a path. A sender has no say in it.
 var pathKeys = []string{"smtp.rcpt", "smtp.rcpt.local", "smtp.rcpt.domain", "smtp.rcpt.tag"}
 

@@ -138,6 +138,8 @@ type Policy struct {
 	origin *Policy // what was attached
 	base   *terms  // where no rule is
 	terms  []*terms
+
+	attended attended
 }
 
 // Notices are what DSNs of a configuration are like.

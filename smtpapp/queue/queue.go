@@ -149,7 +149,7 @@ func (q *Queue) Accept(ctx context.Context, objects []*message.Object) (id strin
 	if err := q.expand(es, now, c); err != nil {
 		return "", err
 	}
-	if len(c.Add) == 0 {
+	if len(c.Add) == 0 || q.attend(ctx, c) {
 		return id, nil
 	}
 	switch err := q.commit(ctx, c); {

@@ -110,6 +110,7 @@ func (t *terms) rule() *Rule {
 func (p *Policy) compile() {
 	p.base = &terms{schedule: p.Schedule}
 	p.terms = nil
+	p.attended = make(attended, p.Schedule.Concurrency)
 	for _, r := range p.Rules {
 		t := &terms{Rule: r, schedule: p.Schedule}
 		s := &t.schedule

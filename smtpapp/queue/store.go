@@ -64,6 +64,8 @@ type Started interface {
 // its file system are free: 0 for its own default, negative for none.
 type Reserver interface {
 	Reserve(octets int64)
+	// Room reports whether it takes new mail now.
+	Room() bool
 }
 
 // A Bin is what waits under one number.

@@ -22,6 +22,8 @@ type mailbox struct {
 	top   *os.Root
 	store *mda.Store
 	quota *quota // nil for no bounds
+
+	rel, folder string // where it is, below the store; the folder is as it was asked for
 }
 
 // shut closes its directories.
@@ -35,16 +37,16 @@ func (m *mailbox) shut() {
 	mda.Shut(m.top)
 }
 
-// mailbox opens the Maildir at rel, and the folder of a tag. What is missing of
-// it is made.
-func (a *Agent) mailbox(rel, tag string) (*mailbox, error) {
+// mailbox opens the Maildir at rel, and a folder of it unless that is "". What is
+// missing of it is made.
+func (a *Agent) mailbox(rel, name string) (*mailbox, error) {
 	top, err := a.store.Open(rel)
 	if err != nil {
 		return nil, err
 	}
-	m := &mailbox{root: top, top: top, store: &a.store, quota: a.quota}
+	m := &mailbox{root: top, top: top, store: &a.store, quota: a.quota, rel: rel, folder: name}
 	if err = a.complete(top); err == nil {
-		if name := a.folderFor(tag); name != "" {
+		if name != "" {
 			var folder *os.Root
 			if folder, err = a.openFolder(top, name); folder != nil {
 				m.root = folder

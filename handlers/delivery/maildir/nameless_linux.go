@@ -1,9 +1,14 @@
 package maildir
 
 import (
+	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -52,4 +57,56 @@ func move(from *os.File, name string, to *os.File, as string) error {
 		return &os.LinkError{Op: "rename", Old: name, New: as, Err: err}
 	}
 	return nil
+}
+
+// remove takes a name away.
+func remove(dir *os.File, name string) error {
+	if err := unix.Unlinkat(int(dir.Fd()), name, 0); err != nil {
+		return &fs.PathError{Op: "unlink", Path: name, Err: err}
+	}
+	return nil
+}
+
+// lock takes a directory for as long as it is open, unless somebody has it.
+func lock(dir *os.File) error {
+	return os.NewSyscallError("flock", unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB))
+}
+
+// private reports whether nobody but this user may do anything in a directory.
+func private(st fs.FileInfo) bool {
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	return ok && int(sys.Uid) == os.Geteuid() && st.Mode().Perm()&0o077 == 0
+}
+
+// instance names a file system as it is mounted, if it keeps order: by the boot
+// of the system, and the number that the kernel's own directory for it has, which
+// no other gets before the next boot. It is errNoStage for other file systems.
+func instance(root *os.Root) (string, error) {
+	dir, err := root.Open(".")
+	if err != nil {
+		return "", err
+	}
+	defer dir.Close()
+	var st unix.Stat_t
+	if !ordered(dir) || unix.Fstat(int(dir.Fd()), &st) != nil {
+		return "", errNoStage
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", errNoStage
+	}
+	device, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)))
+	if err != nil {
+		return "", errNoStage
+	}
+	for _, kind := range []string{"ext4", "xfs"} {
+		err := unix.Stat("/sys/fs/"+kind+"/"+filepath.Base(device), &st)
+		if err == nil {
+			return fmt.Sprintf("%s-%x", strings.TrimSpace(string(boot)), st.Ino), nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+	}
+	return "", errNoStage
 }

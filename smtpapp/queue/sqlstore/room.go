@@ -12,9 +12,9 @@ const (
 	minInodes = 1000      // or 5 %, where nothing was configured
 )
 
-// room reports whether there is room for new mail, while what is queued can
+// Room reports whether there is room for new mail, while what is queued can
 // still be worked on.
-func (s *Store) room() bool {
+func (s *Store) Room() bool {
 	var st syscall.Statfs_t
 	wanted := s.reserve.Load()
 	if wanted < 0 || syscall.Statfs(s.dir, &st) != nil {

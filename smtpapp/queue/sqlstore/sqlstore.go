@@ -172,7 +172,7 @@ func (s *Store) start() (err error) {
 	if err = s.died(db); err != nil {
 		return errors.Join(err, s.starts.f.Close(), s.w.close(), s.closeRead())
 	}
-	s.room() // makes the ballast
+	s.Room() // makes the ballast
 	return nil
 }
 
@@ -322,7 +322,7 @@ func emptyDir(dir string) error {
 
 // Create makes a file for content that is arriving.
 func (s *Store) Create() (*os.File, error) {
-	if !s.room() {
+	if !s.Room() {
 		return nil, errNoSpace
 	}
 	return os.CreateTemp(s.path("incoming"), "") // 0600
@@ -331,7 +331,7 @@ func (s *Store) Create() (*os.File, error) {
 // Commit makes a change durable. Only new mail is refused for want of room:
 // what is queued gets on, with its DSNs.
 func (s *Store) Commit(ctx context.Context, c *queue.Change) error {
-	if len(c.Update)+len(c.Mark) == 0 && !s.room() {
+	if len(c.Update)+len(c.Mark) == 0 && !s.Room() {
 		return errNoSpace
 	}
 	err := s.w.commit(ctx, c)
