@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/convert"
@@ -76,11 +77,29 @@ func (c *Content) Copy(ctx context.Context, w io.Writer) error {
 		return ContentError{err}
 	}
 	defer r.Close()
-	lines := &unixLines{w: bufio.NewWriterSize(w, 32<<10), keep: c.AsIs || asIs}
-	if _, err := io.Copy(lines, source{ctx, r}); err != nil {
+	b := buffers.Get().(*buffer)
+	defer b.free()
+	b.out.Reset(w)
+	lines := &unixLines{w: b.out, keep: c.AsIs || asIs}
+	if _, err := io.CopyBuffer(lines, source{ctx, r}, b.in); err != nil {
 		return err
 	}
 	return lines.finish()
+}
+
+// A buffer is what copying takes: enough to be worth keeping.
+type buffer struct {
+	in  []byte
+	out *bufio.Writer
+}
+
+var buffers = sync.Pool{New: func() any {
+	return &buffer{make([]byte, 32<<10), bufio.NewWriterSize(nil, 32<<10)}
+}}
+
+func (b *buffer) free() {
+	b.out.Reset(nil)
+	buffers.Put(b)
 }
 
 // source reads until the attempt is called off.

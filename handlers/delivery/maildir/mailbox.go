@@ -86,9 +86,11 @@ type item struct {
 // finds what one before it has done.
 func fileName(d *queue.Delivery, to mail.Address, host string) string {
 	sum := sha256.Sum256([]byte(d.ID + "\x00" + to.String()))
-	host = strings.NewReplacer("/", `\057`, ":", `\072`).Replace(host)
-	return fmt.Sprintf("%d.Q%x.%s", d.Queued.Unix(), sum[:16], host)
+	return fmt.Sprintf("%d.Q%x.%s", d.Queued.Unix(), sum[:16], inName.Replace(host))
 }
+
+// inName is for what a name of a Maildir may not have.
+var inName = strings.NewReplacer("/", `\057`, ":", `\072`)
 
 // put delivers. What it returns nil for is on disk, under its name in new or
 // wherever a reader has moved it to.

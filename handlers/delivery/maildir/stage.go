@@ -175,8 +175,11 @@ func (a *Agent) takeStage() {
 	if s.dir != nil || s.ended {
 		return
 	}
-	s.tried = time.Now()
-	if err := a.enter(s); err != nil && !errors.Is(err, errNoStage) {
+	err := a.enter(s)
+	if !errors.Is(err, fs.ErrNotExist) { // without a store, which the first delivery makes
+		s.tried = time.Now()
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNoStage) {
 		s.log.Warn("local mail goes by the queue", "error", err)
 	}
 }
@@ -185,9 +188,6 @@ func (a *Agent) takeStage() {
 // that keeps order, and in it makes a new one.
 func (a *Agent) enter(s *stage) error {
 	root, err := os.OpenRoot(a.store.Dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return errNoStage
-	}
 	if err != nil {
 		return err
 	}
