@@ -32,3 +32,10 @@ func (q *Queue) ClockWasSet() { signal(q.survey) }
 
 // Jumped is jumped.
 var Jumped = jumped
+
+// Paused returns how many sites are left alone.
+func (q *Queue) Paused() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.sched.paused)
+}
