@@ -103,12 +103,7 @@ func TestBeforeTheReply(t *testing.T) {
 // that is, leaves nothing of a message that its client has no reply for, and so the
 // client's next try is the only copy.
 func TestKilledBeforeTheReply(t *testing.T) {
-	if _, err := exec.LookPath("strace"); err != nil {
-		if os.Getenv("CADDY_SMTP_REQUIRE_ALL") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	needStrace(t)
 	for _, call := range []string{"sync_file_range", "linkat", "fsync", "renameat2"} {
 		for _, body := range []string{"hello", strings.Repeat("0123456789\r\n", 20_000)} {
 			p := runCaddy(t, fmt.Sprintf(directly, ""))
@@ -135,5 +130,53 @@ func TestKilledBeforeTheReply(t *testing.T) {
 			}
 			p.cmd.Process.Kill()
 		}
+	}
+}
+
+// TestIOErrorsBeforeTheReply: where the disk fails while a message is delivered, the
+// queue takes it or the client hears 451, and there is one copy of what is taken.
+func TestIOErrorsBeforeTheReply(t *testing.T) {
+	for _, c := range []struct{ fault, want string }{
+		{"sync_file_range:error=EIO", "250"},
+		{"linkat:error=EIO:when=1", "250"},
+		{"linkat:error=EPERM", "250"},
+		{"renameat2:error=EIO", "250"},
+		{"renameat2:error=ENOSPC", "250"},
+		{"fsync,fdatasync:error=EIO:when=1", "250"},
+		{"fsync,fdatasync:error=EIO", "451"},
+		{"fsync,fdatasync:error=EIO:when=1+2", ""},
+		{"openat:error=EMFILE", ""},
+		{"openat:error=EIO:when=2+3", ""},
+		{"unlinkat:error=EIO", ""},
+		{"renameat2,unlinkat:error=EIO", ""},
+	} {
+		t.Run(c.fault, func(t *testing.T) {
+			needStrace(t)
+			p := runCaddy(t, strings.Replace(fmt.Sprintf(directly, ""), "1h", "1s", 1))
+			p.staged()
+			k := greet(t, p.addr("mx"))
+			taken := 0
+			send := func(want string) {
+				t.Helper()
+				r := offer(k, "x", "hello")
+				if !strings.HasPrefix(r, want) || want == "" && !strings.HasPrefix(r, "250") && !strings.HasPrefix(r, "451") {
+					t.Errorf("got %q, want %s", r, want)
+				}
+				if strings.HasPrefix(r, "250") {
+					taken++
+				}
+			}
+			send("250")
+			heal := p.inject(c.fault)
+			send(c.want)
+			send("")
+			heal()
+			wait(t, "the queue to be well again", func() bool { before := taken; send(""); return taken > before })
+			p.inbox("u", taken)
+			p.cmd.Process.Kill()
+			p.cmd.Wait()
+			p.restart()
+			p.inbox("u", taken)
+		})
 	}
 }
