@@ -389,6 +389,22 @@ func mixedConfig(sink, tls string) string {
 	return strings.NewReplacer("SINK", sink, "TLS", tls).Replace(mixed)
 }
 
+// unheard returns how many messages are taken of which no client heard so: he sends
+// them again (RFC 1047).
+func (tr *traffic) unheard(box, far *tally) (n int) {
+	for s := range box.count {
+		if !tr.acked[s] {
+			n++
+		}
+	}
+	for s := range far.count {
+		if !tr.acked[s] && box.count[s] == 0 {
+			n++
+		}
+	}
+	return n
+}
+
 // endings runs traffic over processes that end by a signal at a random moment, and
 // holds them to so many copies too many for each end.
 func endings(t *testing.T, sig syscall.Signal, n int, pause time.Duration, limit float64) {
@@ -421,8 +437,12 @@ func endings(t *testing.T, sig syscall.Signal, n int, pause time.Duration, limit
 	defer far.mu.Unlock()
 	tr.check(t, box, far)
 	extra, most := far.repeated()
-	t.Logf("%d ends, it served again within %v; %.2f copies too many for each, of which %d in all of messages whose reply had been read",
-		n, slowest, float64(extra)/float64(n), far.ours())
+	unheard := tr.unheard(box, far)
+	t.Logf("%d ends, it served again within %v; %.2f copies too many for each, of which %d in all of messages whose reply had been read; %.2f taken unheard",
+		n, slowest, float64(extra)/float64(n), far.ours(), float64(unheard)/float64(n))
+	if unheard > 16*n || limit < 1 && 2*unheard > 3*n {
+		t.Errorf("of %d messages taken before %d ends no client has heard", unheard, n)
+	}
 	if float64(extra) > limit*float64(n) || most > 3 || far.ours() > n/5 {
 		t.Errorf("%d copies too many at the sink after %d ends, at most %d of one, %d of them ours", extra, n, most, far.ours())
 	}
