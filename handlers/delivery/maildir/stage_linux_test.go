@@ -386,16 +386,14 @@ func TestStageFull(t *testing.T) {
 
 // TestUnstaged: names on a stage lead nowhere but into the store.
 func TestUnstaged(t *testing.T) {
-	for _, at := range []string{"../x\x00", "/etc\x00", "a\x00../b", "a"} {
-		name := staged(&mailbox{rel: at}, "n")
-		if at != "a" {
-			rel, folder, _ := strings.Cut(at, "\x00")
-			name = staged(&mailbox{rel: rel, folder: folder}, "n")
-		} else {
-			name = "n,YQ" // without a folder's name
+	for _, m := range []mailbox{{rel: "../x"}, {rel: "/etc"}, {rel: "a", folder: "../b"}} {
+		if _, rel, folder, ok := unstaged(staged(&m, "n")); ok {
+			t.Errorf("%q: %q, %q", staged(&m, "n"), rel, folder)
 		}
-		if _, rel, folder, ok := unstaged(name); ok {
-			t.Errorf("%q: %q, %q", name, rel, folder)
+	}
+	for _, name := range []string{"", "n", "n,", "n,YQ", "n,?"} {
+		if _, _, _, ok := unstaged(name); ok {
+			t.Errorf("%q is a name", name)
 		}
 	}
 	if name, rel, folder, ok := unstaged(staged(&mailbox{rel: "b.test/a", folder: ".f"}, "1.Q,2.h")); !ok || name != "1.Q,2.h" || rel != "b.test/a" || folder != ".f" {
