@@ -92,7 +92,7 @@ func words(sts []queue.Status) string {
 	for _, s := range sts {
 		about := s.RemoteMTA
 		if s.Unreachable {
-			about += "unreachable"
+			about = strings.TrimSpace(about + " unreachable")
 		}
 		if s.InDoubt {
 			about += " in doubt"
@@ -117,11 +117,11 @@ func TestScopes(t *testing.T) {
 	}{
 		"nobody there":         {nil, true, "delayed 451 4.4.1 unreachable"},
 		"cut at once":          {[]clienttest.Rule{cut("connect")}, true, "delayed 451 4.4.1 unreachable"},
-		"greeting 421":         {[]clienttest.Rule{rule("connect", "421 4.3.2 busy")}, true, "delayed 421 4.3.2 a.mx.test"},
+		"greeting 421":         {[]clienttest.Rule{rule("connect", "421 4.3.2 busy")}, true, "delayed 421 4.3.2 a.mx.test unreachable"},
 		"greeting 554":         {[]clienttest.Rule{rule("connect", "554 5.7.1 go away")}, true, "failed 554 5.7.1 a.mx.test"},
 		"greeting 521":         {[]clienttest.Rule{rule("connect", "521 5.3.2 no mail here")}, true, "failed 521 5.3.2 a.mx.test"},
 		"greeting not SMTP":    {[]clienttest.Rule{rule("connect", "HTTP/1.1 400 what")}, true, "delayed 451 4.5.0 unreachable"},
-		"EHLO 450":             {[]clienttest.Rule{rule("EHLO", "450 4.7.1 not now")}, true, "delayed 450 4.7.1 a.mx.test"},
+		"EHLO 450":             {[]clienttest.Rule{rule("EHLO", "450 4.7.1 not now")}, true, "delayed 450 4.7.1 a.mx.test unreachable"},
 		"EHLO 550":             {[]clienttest.Rule{rule("EHLO", "550 5.7.1 no"), rule("HELO", "550 5.7.1 no")}, true, "failed 550 5.7.1 a.mx.test"},
 		"MAIL 451":             {[]clienttest.Rule{rule("MAIL", "451 4.7.1 later")}, true, "delayed 451 4.7.1 a.mx.test"},
 		"MAIL 550":             {[]clienttest.Rule{rule("MAIL", "550 5.7.1 no")}, false, "failed 550 5.7.1 a.mx.test"},
@@ -348,11 +348,11 @@ func TestWhoSpeaks(t *testing.T) {
 	no := clienttest.Start(t, clienttest.Options{}, rule("connect", "554 5.7.1 no"))
 	busy := clienttest.Start(t, clienttest.Options{}, rule("connect", "421 4.3.2 busy"))
 	for names, want := range map[string]string{
-		"a.mx.test b.mx.test":         "delayed 421 4.3.2 b.mx.test",
-		"b.mx.test a.mx.test":         "delayed 421 4.3.2 b.mx.test",
+		"a.mx.test b.mx.test":         "delayed 421 4.3.2 b.mx.test unreachable",
+		"b.mx.test a.mx.test":         "delayed 421 4.3.2 b.mx.test unreachable",
 		"c.mx.test a.mx.test":         "delayed 451 4.4.1 unreachable",
-		"c.mx.test b.mx.test":         "delayed 421 4.3.2 b.mx.test",
-		"b.mx.test c.mx.test":         "delayed 421 4.3.2 b.mx.test",
+		"c.mx.test b.mx.test":         "delayed 421 4.3.2 b.mx.test unreachable",
+		"b.mx.test c.mx.test":         "delayed 421 4.3.2 b.mx.test unreachable",
 		"a.mx.test gone.mx.test":      "failed 550 5.4.4 ",
 		"gone.mx.test broken.mx.test": "delayed 451 4.4.3 ",
 		"local.mx.test":               "failed 554 5.4.6 ",

@@ -49,6 +49,7 @@ type trouble struct {
 
 	unspoken    bool // nobody was asked
 	unreachable bool // the host could not even be talked to
+	full        bool // the host has no room for us now, and said so before a transaction
 	busy        bool // we have as many connections to it as we may
 	elsewhere   bool // a rule has it so
 	untouched   bool // of the transaction nothing was answered
@@ -90,7 +91,7 @@ func (t *trouble) of(h Host) *trouble {
 
 // status is what a trouble comes to.
 func (t *trouble) status() queue.Status {
-	s := queue.Status{Action: queue.Delayed, Reply: t.reply, RemoteMTA: t.host, Unreachable: t.unreachable, InDoubt: t.inDoubt, Busy: t.busy}
+	s := queue.Status{Action: queue.Delayed, Reply: t.reply, RemoteMTA: t.host, Unreachable: t.unreachable || t.full, InDoubt: t.inDoubt, Busy: t.busy}
 	if t.reply.Permanent() {
 		s.Action = queue.Failed
 	}
@@ -176,6 +177,7 @@ func judgeError(err error) *trouble {
 	case isRefused:
 		t.scope, t.reply = ofHost, refused.Reply
 		t.untouched = unbegun(refused.Phase)
+		t.full = refused.Reply.Temporary() && (refused.Phase == client.PhaseGreeting || refused.Phase == client.PhaseHello)
 	case errors.Is(err, errBusy):
 		t.busy, t.unspoken = true, true
 		t.reply = mail.Refuse(451, "4.4.5", "there are as many connections to the mail host as there may be")

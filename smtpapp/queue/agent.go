@@ -32,7 +32,8 @@ type Status struct {
 	RemoteMTA string      // the host that replied, "" if none did
 
 	// Unreachable says that nobody was there to ask: the destination as a
-	// whole is left alone for a while.
+	// whole is left alone for a while. With a Reply of 421, somebody was and has
+	// no room now, which may be room for fewer attempts at once.
 	Unreachable bool
 	// InDoubt says that the content was sent and no reply came: it may have
 	// been delivered.

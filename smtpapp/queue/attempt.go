@@ -108,7 +108,6 @@ func (q *Queue) attempt(p *Policy, t *ticket) {
 		return
 	}
 	readings := t.read(statuses)
-	unreachable := true
 	for i, r := range t.rcpts {
 		r.Attempts++
 		r.Last = statuses[i]
@@ -116,7 +115,6 @@ func (q *Queue) attempt(p *Policy, t *ticket) {
 			r.remember(began, now)
 		}
 		met.befalls(r)
-		unreachable = unreachable && r.Last.Unreachable
 	}
 	started.Settled(silent(t))
 	c := new(Change)
@@ -128,15 +126,16 @@ func (q *Queue) attempt(p *Policy, t *ticket) {
 		q.quarantined(p, t.entry.ID, string(met), left)
 	}
 
+	there := presenceOf(statuses)
 	q.mu.Lock()
 	left = q.comply(p, t, left)
 	q.sched.putAll(left)
 	park := q.heed(p, t, readings, began, now)
-	park = append(park, q.sched.ended(t, unreachable, q.policy(), began, now)...)
+	park = append(park, q.sched.ended(t, there, q.policy(), began, now)...)
 	q.nudge()
 	q.mu.Unlock()
 	q.park(p, park)
-	if unreachable {
+	if there != present {
 		q.sweep(p, t.site, statuses[0], began)
 	}
 }

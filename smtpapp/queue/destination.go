@@ -111,6 +111,43 @@ func (d *destination) succeeded(now time.Time) {
 	}
 }
 
+// A presence is whether an attempt has found somebody.
+type presence uint8
+
+const (
+	absent  presence = iota
+	full             // somebody who has no room
+	present          // somebody, whatever he said
+)
+
+// presenceOf tells it by the statuses that an attempt has come to, which there is
+// one of at least.
+func presenceOf(ss []Status) presence {
+	p := full
+	for i := range ss {
+		switch s := &ss[i]; {
+		case !s.Unreachable:
+			return present
+		case s.Reply == nil || s.Reply.Code != 421:
+			p = absent
+		}
+	}
+	return p
+}
+
+// full narrows the window to what still runs, for a minute at least, since a site
+// has no room for more. If nothing runs, it has none for us.
+func (d *destination) full(now time.Time) bool {
+	if d.failures > 0 || d.running == 0 {
+		return false
+	}
+	if n := float64(d.running); d.window == 0 || d.window > n {
+		d.window = n
+	}
+	d.capped = later(d.capped, now.Add(time.Minute))
+	return true
+}
+
 // refused narrows the window by one, for a minute at least, where a failed
 // attempt need not mean a dead site, as another has found somebody a moment ago:
 // so many connections may be too many for it. If it is dead, there is soon nothing

@@ -417,13 +417,14 @@ func (s *schedule) take(turn *[]*destination, p *Policy, now time.Time) *ticket 
 // ended notes that an attempt is over and whether anybody was there. If nobody
 // was, what is ready for the site leaves the active set. It returns what is not
 // in the store's bins yet.
-func (s *schedule) ended(t *ticket, unreachable bool, p *Policy, began, now time.Time) (park []*ticket) {
+func (s *schedule) ended(t *ticket, there presence, p *Policy, began, now time.Time) (park []*ticket) {
 	d := s.sites[t.site]
 	s.leave(d)
 	s.finish(t)
 	switch {
-	case !unreachable:
+	case there == present:
 		d.succeeded(now)
+	case there == full && d.full(now):
 	case !d.refused(now):
 		d.failed(began, now)
 		park = s.empty(d)
