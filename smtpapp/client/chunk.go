@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 )
@@ -14,15 +15,16 @@ import (
 // can be put right on the way. All replies are in before the last chunk goes:
 // a peer that refused one must not be handed the end.
 func (s *sending) chunks(ctx context.Context) error {
-	b := &bdat{s: s, window: 1}
+	b := &bdat{s: s, window: 1, chunk: chunkBuffers.Get().(*bytes.Buffer)}
+	defer b.free()
 	if s.c.ext.Has("PIPELINING") {
 		b.window = maxChunks
 	}
 	s.c.out.ctx, s.c.out.timeout = ctx, s.c.opts.Timeouts.Block
-	n := &newliner{w: &b.chunk}
+	n := &newliner{w: b.chunk}
 	var w io.Writer = n
 	if s.tx.Envelope.Body == mail.BodyBinary {
-		w = &b.chunk
+		w = b.chunk
 	}
 	phase, err := s.copy(w, func() error { return b.flush(ctx) })
 	if err == nil {
@@ -47,11 +49,20 @@ func (s *sending) chunks(ctx context.Context) error {
 // bdat is a content being sent in chunks.
 type bdat struct {
 	s       *sending
-	chunk   bytes.Buffer // not sent yet
-	window  int          // how many replies may be due
+	chunk   *bytes.Buffer // not sent yet
+	window  int           // how many replies may be due
 	due     int
 	refused *mail.Reply
 	network error // of the last write, not yet explained
+}
+
+// chunkBuffers are worth keeping: each grows to more than a chunk.
+var chunkBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+func (b *bdat) free() {
+	b.chunk.Reset()
+	chunkBuffers.Put(b.chunk)
+	b.chunk = nil
 }
 
 // errRefused ends the reading of content that the peer doesn't want.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
@@ -281,10 +282,14 @@ func (s *sending) text(ctx context.Context) error {
 	return s.verdict(ctx)
 }
 
+var blocks = sync.Pool{New: func() any { return new([blockSize]byte) }}
+
 // copy writes the content to w and calls each after every block. The phase
 // tells an error of reading from one of writing.
 func (s *sending) copy(w io.Writer, each func() error) (Phase, error) {
-	block := make([]byte, min(blockSize, s.tx.Content.Size()+1))
+	buf := blocks.Get().(*[blockSize]byte)
+	defer blocks.Put(buf)
+	block := buf[:]
 	for {
 		n, rerr := s.content.Read(block)
 		if _, err := w.Write(block[:n]); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 )
@@ -124,6 +125,8 @@ func (in *input) body(start, memory int, sp Spool) (*Body, error) {
 	return NewBody(b), nil
 }
 
+var spoolBuffers = sync.Pool{New: func() any { return new([spoolWrite]byte) }}
+
 // spill writes the body to a file from here on; head is what came of it so far.
 func (in *input) spill(head []byte, sp Spool) (b *Body, err error) {
 	f, err := sp.Create()
@@ -137,7 +140,10 @@ func (in *input) spill(head []byte, sp Spool) (b *Body, err error) {
 			_ = os.Remove(f.Name())
 		}
 	}()
-	buf := make([]byte, 0, spoolWrite)
+	room := spoolBuffers.Get().(*[spoolWrite]byte)
+	defer spoolBuffers.Put(room)
+	defer func() { in.buf = nil }()
+	buf := room[:0]
 	if len(head) < spoolWrite {
 		buf = append(buf, head...)
 	} else if err := w.write(head); err != nil {
