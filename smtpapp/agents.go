@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/caddymail/caddy-smtp/smtpapp/caddyopt"
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
@@ -77,27 +78,52 @@ func (a *verifier) Verify(ctx context.Context, agent string, addr mail.Address) 
 	return v.Verify(ctx, addr)
 }
 
-// routeDSN finds the way to the sender of a message: first as a stranger's
-// mail would go, which is to local mailboxes, then as that of one of our users,
-// which is out to the world.
-func (a *App) routeDSN(ctx context.Context, to mail.Address) []*mail.Recipient {
+// routeDSN finds the way for a DSN about a message: as a stranger's mail would go
+// on the server that took the message, and on others, which is to mailboxes here,
+// then as that of one of our users, which is out to the world. On other servers that
+// would take it for anybody, whoever he is, it goes only if there is no other way:
+// they do not know him either.
+func (a *App) routeDSN(ctx context.Context, about *mail.Envelope, to mail.Address) []*mail.Recipient {
 	if d := a.Queue.DSNAgent; d != "" {
 		r := mail.NewRecipient(to)
 		r.Claim(d)
 		return []*mail.Recipient{r}
 	}
+	names, anybody := a.serverNames(), map[string]bool{}
+	if i := slices.Index(names, about.Server); i > 0 {
+		names = append([]string{about.Server}, slices.Delete(names, i, i+1)...)
+	}
+	var last []*mail.Recipient
 	for _, own := range []bool{false, true} {
-		for _, name := range a.serverNames() {
-			rs, err := session.RouteTo(ctx, a.Servers[name].cfg, own, to)
-			if err != nil && !errors.As(err, new(*mail.Reply)) {
-				a.log.Sugar().Warnw("routing a DSN", "server", name, "error", err)
+		for _, name := range names {
+			if anybody[name] {
+				continue
 			}
-			if len(rs) > 0 {
+			rs := a.routeOn(ctx, name, own, to)
+			if len(rs) == 0 {
+				continue
+			}
+			if own || name == about.Server || len(a.routeOn(ctx, name, false, nobody)) == 0 {
 				return rs
+			}
+			if anybody[name] = true; last == nil {
+				last = rs
 			}
 		}
 	}
-	return nil
+	return last
+}
+
+// nobody is whom only a server can take mail for that takes it for anybody.
+var nobody = mail.Address{Local: "nobody", Domain: "no-such-domain.invalid"}
+
+// routeOn finds it on one server.
+func (a *App) routeOn(ctx context.Context, name string, own bool, to mail.Address) []*mail.Recipient {
+	rs, err := session.RouteTo(ctx, a.Servers[name].cfg, own, to)
+	if err != nil && !errors.As(err, new(*mail.Reply)) {
+		a.log.Sugar().Warnw("routing a DSN", "server", name, "error", err)
+	}
+	return rs
 }
 
 // errNoRoute says that no server has a way to a recipient.

@@ -377,3 +377,57 @@ func TestWhoMayAsk(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestDSNRoute: a DSN takes the way that the server has which took the message, then
+// that of one that knows whom it delivers to, and not to a server that takes mail for
+// anybody, whatever it is called.
+func TestDSNRoute(t *testing.T) {
+	smart := clienttest.Start(t, clienttest.Options{}, clienttest.Rule{At: "RCPT TO:<nobody@", Reply: "550 5.1.1 unknown"})
+	h := newHost(t)
+	h.load(local + fmt.Sprintf(`
+	agent all maildir DIR/all {
+		create
+	}
+	agent smart relay %s {
+		tls off
+	}
+	server archive ADDR(archive) {
+		tls off
+		deliver all
+	}
+	server guarded ADDR(guarded) {
+		tls off
+		@elsewhere rcpt_domain elsewhere.test
+		deliver @elsewhere smart
+	}
+	server out ADDR(out) {
+		tls off
+		relay smart {
+			trust 127.0.0.1
+		}
+	}
+	server whole ADDR(whole) {
+		tls off
+		@elsewhere rcpt_domain elsewhere.test
+		deliver @elsewhere smart
+		deliver all
+	}`, smart.Addr))
+	swallowed := func() []string { return mails(t, filepath.Join(h.dir, "all")) }
+
+	greet(t, h.addr("out")).fail("alice@example.test", "", "to a mailbox here")
+	h.inbox("alice", 1)
+	greet(t, h.addr("out")).fail("x@world.test", "", "out as it came")
+	wait(t, "a DSN", func() bool { return len(smart.Messages()) == 1 })
+	greet(t, h.addr("guarded")).fail("y@world.test", "", "by the server that sends to the world")
+	wait(t, "a DSN", func() bool { return len(smart.Messages()) == 2 })
+	for i, to := range []string{"x@world.test", "y@world.test"} {
+		if m := smart.Messages()[i]; m.Recipients[0] != to || m.Mail != "<>" {
+			t.Errorf("got %+v", m)
+		}
+	}
+	if all := swallowed(); len(all) != 0 {
+		t.Errorf("the archive has got\n%s", all)
+	}
+	greet(t, h.addr("whole")).fail("z@world.test", "", "where all goes that this server takes")
+	wait(t, "a DSN", func() bool { return len(swallowed()) == 1 })
+}

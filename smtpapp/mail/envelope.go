@@ -55,6 +55,9 @@ type Envelope struct {
 	// postmaster of a double failure itself, or is a report that may get lost.
 	Final bool `json:"final,omitempty"`
 
+	// Server is the name of the server that took the message.
+	Server string `json:"server,omitempty"`
+
 	// Client facts that agents and DSNs may want after the session's end.
 	AuthUser string `json:"auth_user,omitempty"`
 	ClientIP string `json:"client_ip,omitempty"`   // "" for our own mail

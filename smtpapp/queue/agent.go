@@ -126,8 +126,9 @@ type Policy struct {
 	Lease func() (release func(), ok bool)
 	// Context, if not nil, ends attempts when it ends.
 	Context context.Context
-	// Route returns the recipients, with agents, that a DSN to a sender has.
-	Route func(ctx context.Context, sender mail.Address) []*mail.Recipient
+	// Route returns the recipients, with agents, that a DSN has which is for
+	// somebody, about a message with an envelope.
+	Route func(ctx context.Context, about *mail.Envelope, to mail.Address) []*mail.Recipient
 	// Sign, if not nil, signs a DSN where it can.
 	Sign func(ctx context.Context, m *message.Message)
 	// Notices is what DSNs are like.

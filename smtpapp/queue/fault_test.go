@@ -393,7 +393,7 @@ func TestPanickingRoute(t *testing.T) {
 	p := policy(map[string]queue.Agent{"a": newAgent(func(*queue.Delivery, *mail.Recipient) queue.Status {
 		return queue.Status{Action: queue.Failed}
 	})})
-	p.Route = func(context.Context, mail.Address) []*mail.Recipient { panic("poison") }
+	p.Route = func(context.Context, *mail.Envelope, mail.Address) []*mail.Recipient { panic("poison") }
 	p.Log = slog.New(slog.DiscardHandler)
 	q.Attach(p)
 	q.accept(object(t, content, "x@a.test a"))

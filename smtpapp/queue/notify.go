@@ -95,7 +95,7 @@ func (q *Queue) tell(p *Policy, e *Entry, rep dsn.Report, to mail.Address, c *Ch
 	if to.IsNull() { // RFC 5321, section 6.1
 		return false
 	}
-	rs := route(q.ctx, p, to)
+	rs := route(q.ctx, p, e.Envelope, to)
 	if len(rs) == 0 {
 		p.Log.Warn("no way to whom a DSN is for", "id", e.ID, "to", to.String())
 		return false
@@ -120,11 +120,11 @@ func (q *Queue) tell(p *Policy, e *Entry, rep dsn.Report, to mail.Address, c *Ch
 	return true
 }
 
-func route(ctx context.Context, p *Policy, to mail.Address) []*mail.Recipient {
+func route(ctx context.Context, p *Policy, about *mail.Envelope, to mail.Address) []*mail.Recipient {
 	if p.Route == nil {
 		return nil
 	}
-	rs := p.Route(ctx, to)
+	rs := p.Route(ctx, about, to)
 	for _, r := range rs {
 		r.Notify = mail.NotifyNever
 	}

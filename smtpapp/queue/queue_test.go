@@ -157,7 +157,7 @@ func policy(agents map[string]queue.Agent, retry ...time.Duration) *queue.Policy
 		Agents: agents, Hostname: "mx.test", Postmaster: address("postmaster@mx.test"),
 		Schedule: queue.Schedule{Retry: retry}, FreeSpace: -1,
 		Lease: func() (func(), bool) { return func() {}, true },
-		Route: func(_ context.Context, a mail.Address) []*mail.Recipient {
+		Route: func(_ context.Context, _ *mail.Envelope, a mail.Address) []*mail.Recipient {
 			r := mail.NewRecipient(a)
 			r.Claim("dsn")
 			return []*mail.Recipient{r}

@@ -60,7 +60,7 @@ func (s *scene) open() {
 func (s *scene) policy(sc queue.Schedule) *queue.Policy {
 	p := policy(map[string]queue.Agent{"a": s})
 	p.Schedule = sc
-	p.Route = func(_ context.Context, to mail.Address) []*mail.Recipient {
+	p.Route = func(_ context.Context, _ *mail.Envelope, to mail.Address) []*mail.Recipient {
 		r := mail.NewRecipient(to)
 		r.Claim("a")
 		return []*mail.Recipient{r}

@@ -131,7 +131,7 @@ func (s *Session) authenticate(ctx context.Context, mech string) (sasl.Server, e
 
 // stageMail opens a transaction unless a handler refuses the sender.
 func (s *Session) stageMail(ctx context.Context, env *mail.Envelope) error {
-	env.AuthUser, env.Hello = s.User, s.Hello
+	env.Server, env.AuthUser, env.Hello = s.cfg.Server, s.User, s.Hello
 	if ip := s.RemoteIP(); ip.IsValid() {
 		env.ClientIP = ip.String()
 	}

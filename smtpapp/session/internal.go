@@ -54,7 +54,7 @@ func RouteTo(ctx context.Context, cfg *Config, own bool, to mail.Address) ([]*ma
 // routes' refusal. A handler that panics is a fault that may pass.
 func Submit(ctx context.Context, cfg *Config, from, to mail.Address, m *message.Message) error {
 	s := newInternal(cfg, true)
-	env := &mail.Envelope{From: from, AuthUser: internalUser, Body: mail.Body7Bit, Final: from.IsNull()}
+	env := &mail.Envelope{From: from, Server: cfg.Server, AuthUser: internalUser, Body: mail.Body7Bit, Final: from.IsNull()}
 	s.tx = &Transaction{ID: cfg.NewID(), Session: s, Envelope: env, Began: s.Began, dns: dns.NewBudget(dnsTime), ends: new([]func(bool))}
 	s.engine = engine{decided: map[*mail.Recipient]decisions{}}
 	ctx = dns.WithBudget(ctx, s.tx.dns)
