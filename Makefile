@@ -30,7 +30,7 @@ fuzz:
 
 # soak repeats what CI does briefly: kills, reloads, connections.
 soak:
-	CADDY_SMTP_SOAK=1 go test -race -timeout 60m -v -run 'Soak|Guessing|LoginTime|Kill|PowerCut|IOErrors|Crash|Reload|Memory|Overload|SlowClients|LinkRace|Bodies' ./tests/... ./smtpapp/queue/... ./smtpapp/client ./handlers/delivery/maildir
+	CADDY_SMTP_SOAK=1 go test -race -timeout 60m -v -run 'Soak|Guessing|LoginTime|Kill|PowerCut|IOErrors|Crash|EachCall|Reload|Memory|Overload|SlowClients|LinkRace|Bodies' ./tests/... ./smtpapp/queue/... ./smtpapp/client ./handlers/delivery/maildir
 
 # deferred measures long queues: starts, memory, and the rate of accepting beside.
 deferred:

@@ -50,6 +50,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("QUEUE_TO_KILL"); dir != "" {
 		victim(dir)
 	}
+	if dir := os.Getenv("QUEUE_STEPWISE"); dir != "" {
+		stepwise(dir)
+	}
 	if dir := os.Getenv("QUEUE_WITH_POISON"); dir != "" {
 		poisoned(dir)
 	}

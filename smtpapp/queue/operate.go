@@ -232,6 +232,9 @@ func (r *round) putBack(done bool) {
 	if done {
 		for _, rc := range r.change.Update {
 			changed[place{rc.Entry, rc.Index}] = true
+			if b := s.bins[rc.Bin]; b != nil && !rc.Due.After(time.Now()) {
+				b.notBefore = time.Time{} // what spreads attempts after a start is not for those that are asked for
+			}
 			if s.put(rc); r.Deed == Retry {
 				s.reopen(siteOf(r.find(rc.Entry), rc.Recipient, r.policy))
 			}

@@ -509,3 +509,25 @@ func TestBeforeItWaits(t *testing.T) {
 		}
 	})
 }
+
+// TestRetryAfterRestart: who asks for an attempt does not wait for what spreads those
+// that a restart has made overdue.
+func TestRetryAfterRestart(t *testing.T) {
+	dir := t.TempDir()
+	q := open(t, dir)
+	a := newAgent(later)
+	q.Attach(policy(map[string]queue.Agent{"a": a}, 10*time.Minute))
+	id := q.accept(object(t, content, "x@a.test a"))
+	a.wait(t, "x@a.test 1")
+	q.close()
+	makeDue(t, dir, "")
+	q = open(t, dir)
+	q.Attach(policy(map[string]queue.Agent{"a": a}, 10*time.Minute))
+	for q.Loading() {
+		time.Sleep(time.Millisecond)
+	}
+	if err := q.Retry(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	a.wait(t, "x@a.test 2")
+}
