@@ -20,6 +20,8 @@ func init() { caddy.RegisterModule(new(admin)) }
 //	GET  /smtp/queue/<id>          one entry with its recipients and their attempts
 //	GET  /smtp/queue/<id>/message  its content
 //	POST /smtp/queue/<id>/<deed>   retry, hold, release, delete, reassign
+//	GET  /smtp/destinations        those that are paused, or have less than they may have; see destinations
+//	POST /smtp/destinations?do=resume  ends that, whoever they are
 //	GET  /smtp/dkim                the keys and their DNS records; domain, check
 //	POST /smtp/dkim/rotate         replaces the keys of a domain; domain, now
 //	GET  /smtp/bans                the addresses and networks that are banned for failed logins
@@ -39,6 +41,7 @@ func (a *admin) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{
 		{Pattern: "/smtp/queue", Handler: caddy.AdminHandlerFunc(a.queue)},
 		{Pattern: "/smtp/queue/", Handler: caddy.AdminHandlerFunc(a.entry)},
+		{Pattern: "/smtp/destinations", Handler: caddy.AdminHandlerFunc(a.destinations)},
 		{Pattern: "/smtp/dkim", Handler: caddy.AdminHandlerFunc(a.dkim)},
 		{Pattern: "/smtp/dkim/rotate", Handler: caddy.AdminHandlerFunc(a.rotateDKIM)},
 		{Pattern: "/smtp/bans", Handler: caddy.AdminHandlerFunc(a.bans)},

@@ -59,6 +59,7 @@ func queueCommand() *cobra.Command {
 	export.Flags().String("dir", ".", "Folder to write to; it is made if it is not there")
 	export.Flags().Bool("all", false, "Export the whole queue")
 	q.AddCommand(list, show, export)
+	q.AddCommand(destinationCommands()...)
 	for deed, short := range map[queue.Deed]string{
 		queue.Retry:    "Tries entries now; by id, or with --held, held ones too",
 		queue.Hold:     "Keeps entries from being tried until they are released",

@@ -18,9 +18,9 @@ type narrow struct {
 	refused, taken atomic.Int32
 }
 
-func newNarrow(t *testing.T, room int32) *narrow {
+func newNarrow(t *testing.T, addr string, room int32) *narrow {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func (n *narrow) serve(conn net.Conn) {
 // TestCrowdedHost: a host that has room for two connections and greets others with
 // 421 gets as many from then on. What it has turned away is tried later.
 func TestCrowdedHost(t *testing.T) {
-	n := newNarrow(t, 2)
+	n := newNarrow(t, "127.0.0.1:0", 2)
 	h := newHost(t)
 	h.load(`server out ADDR(out) {
 		tls off

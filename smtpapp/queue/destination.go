@@ -16,6 +16,7 @@ type destination struct {
 	tookAt   time.Time // when an attempt last found somebody
 	capped   time.Time // the window does not grow before
 	until    time.Time // no attempt before then
+	reason   string    // of the last time that an attempt found nobody, or no room
 	pause    int       // in the heap of pauses, -1 when not there
 	listed   bool      // in the rotation
 
@@ -82,21 +83,24 @@ func (d *destination) shift(lane int) {
 	d.ready[lane] = d.ready[lane][1:]
 }
 
+// remembers reports whether something is known that matters as long as mail waits.
+func (d *destination) remembers() bool {
+	if d.failures > 0 || !d.capped.IsZero() {
+		return true
+	}
+	return d.group != nil && (len(d.hosts) > 0 || !d.group.paused.IsZero() || !d.group.slow.IsZero())
+}
+
 // open reports whether another attempt may begin. While nobody is there, one
 // attempt at a time finds out when that ends.
 func (d *destination) open(now time.Time) bool {
-	sc := &d.terms.schedule
 	if d.until.After(now) {
 		return false
 	}
 	if d.failures > 0 {
 		return d.running == 0
 	}
-	window := sc.First
-	if d.window > 0 {
-		window = int(d.window)
-	}
-	return d.running < min(sc.PerDestination, window)
+	return d.running < d.limit()
 }
 
 // succeeded widens the window by one for each round of attempts.

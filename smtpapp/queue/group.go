@@ -26,6 +26,7 @@ type group struct {
 	slow     time.Time // nor as many as there may be
 	slowness int       // how often that is halved
 	slowedAt time.Time // the last time
+	reason   string    // the words that paused or slowed it last
 
 	until time.Time // when there is room again, while it is in the heap
 	index int       // in schedule.gates, -1 when not there

@@ -33,6 +33,7 @@ func (q *Queue) heed(p *Policy, t *ticket, rs []*Reading, began, now time.Time) 
 		if !d.group.heed(r, began, now) {
 			continue
 		}
+		d.group.reason = t.words(r)
 		what, until := "sending more slowly", d.group.slow
 		if r.Pause > 0 {
 			what, until = "sending nothing", d.group.paused
@@ -48,6 +49,16 @@ func (q *Queue) heed(p *Policy, t *ticket, rs []*Reading, began, now time.Time) 
 	return park
 }
 
+// words are those in which a reading was found.
+func (t *ticket) words(r *Reading) string {
+	for _, rc := range t.rcpts {
+		if last := rc.Last.Reply; last != nil && r.Pattern.MatchString(last.Error()) {
+			return last.Error()
+		}
+	}
+	return ""
+}
+
 // putBack has a ticket wait in its ready queue again, if no attempt was made
 // since no connection could be had, and reports whether it does.
 func (q *Queue) putBack(p *Policy, t *ticket, statuses []Status, now time.Time) bool {
@@ -58,6 +69,9 @@ func (q *Queue) putBack(p *Policy, t *ticket, statuses []Status, now time.Time) 
 	defer q.mu.Unlock()
 	if q.policy() != p || len(t.wishes)+len(t.hasten) > 0 { // it may belong elsewhere now
 		return false
+	}
+	if r := statuses[0].Reply; r != nil {
+		q.sched.sites[t.site].reason = r.Error()
 	}
 	q.sched.putBack(t, p, now)
 	q.nudge()

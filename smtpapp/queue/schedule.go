@@ -420,6 +420,9 @@ func (s *schedule) take(turn *[]*destination, p *Policy, now time.Time) *ticket 
 func (s *schedule) ended(t *ticket, there presence, p *Policy, began, now time.Time) (park []*ticket) {
 	d := s.sites[t.site]
 	s.leave(d)
+	if last := t.rcpts[0].Last.Reply; there != present && last != nil {
+		d.reason = last.Error()
+	}
 	s.finish(t)
 	switch {
 	case there == present:
@@ -505,7 +508,7 @@ func (s *schedule) drop(d *destination) {
 	if !d.idle() || d.running > 0 || d.pause >= 0 || d.active > 0 || s.sites[d.site] != d {
 		return
 	}
-	if d.failures > 0 || len(d.hosts) > 0 && d.group != nil {
+	if d.remembers() {
 		for id := range binsOf(d.site) {
 			if s.bins[id] != nil {
 				return
