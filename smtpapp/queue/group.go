@@ -85,12 +85,14 @@ func (s *schedule) quit(d *destination) {
 	g.members--
 	g.running -= d.running
 	g.active -= d.active
-	d.group, d.waiting = nil, false
-	for i, o := range g.waiting {
-		if o == d {
-			g.waiting[i] = nil
+	if d.waiting {
+		for i, o := range g.waiting {
+			if o == d {
+				g.waiting[i] = nil
+			}
 		}
 	}
+	d.group, d.waiting = nil, false
 	s.release(g)
 }
 

@@ -163,13 +163,30 @@ func (q *Queue) recover() {
 	}
 }
 
+// recoverSome finds some of that before it keeps operators waiting: in a long queue
+// this means to read all of it.
 func (q *Queue) recoverSome(after string) (last string, err error) {
+	found, _, err := q.store.Waiting(q.ctx, Wait{After: after, Limit: batch})
+	if err != nil || len(found) == 0 {
+		return "", err
+	}
+	ids := make([]string, len(found))
+	for i, e := range found {
+		ids[i] = e.ID
+	}
+	if err := q.recoverThose(ids); err != nil {
+		return "", err
+	}
+	return ids[len(ids)-1], nil
+}
+
+func (q *Queue) recoverThose(ids []string) error {
 	q.operating.Lock()
 	defer q.operating.Unlock()
 	q.mu.Lock()
 	q.sched.reads++
 	q.mu.Unlock()
-	es, _, err := q.store.Waiting(q.ctx, Wait{After: after, Limit: batch})
+	es, _, err := q.store.Waiting(q.ctx, Wait{IDs: ids, Limit: math.MaxInt})
 	whole := q.sound(es)
 	q.mu.Lock()
 	c := q.sched.recovered(whole, q.policy(), time.Now())
@@ -179,14 +196,14 @@ func (q *Queue) recoverSome(after string) (last string, err error) {
 	if err == nil && len(c.Update) > 0 {
 		err = q.store.Commit(q.ctx, c)
 	}
-	if err != nil || len(es) == 0 {
-		return "", err
+	if err != nil {
+		return err
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.sched.putAll(c.Update)
 	q.nudge()
-	return es[len(es)-1].ID, nil
+	return nil
 }
 
 // recovered makes active what there is room for, and has the rest wait in the

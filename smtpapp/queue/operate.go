@@ -149,7 +149,7 @@ func (o *operation) batch(ctx context.Context, ids []string) error {
 		o.p.Entries += len(entries)
 	}()
 	for {
-		r := &round{operation: o, busy: map[place]*ticket{}, wishes: map[place]Mark{}, touched: touched}
+		r := &round{operation: o, entries: map[string]*Entry{}, busy: map[place]*ticket{}, wishes: map[place]Mark{}, touched: touched}
 		missed, err := r.run(ctx, ids)
 		if err != nil || len(missed) == 0 {
 			return err
@@ -173,7 +173,7 @@ type round struct {
 	policy  *Policy
 	ids     []string // that it has
 	taken   []*ticket
-	entries []*Entry
+	entries map[string]*Entry
 	busy    map[place]*ticket // what an attempt has
 	wishes  map[place]Mark    // for that
 	touched map[place]bool    // whether an attempt has it
@@ -236,7 +236,7 @@ func (r *round) putBack(done bool) {
 				b.notBefore = time.Time{} // what spreads attempts after a start is not for those that are asked for
 			}
 			if s.put(rc); r.Deed == Retry {
-				s.reopen(siteOf(r.find(rc.Entry), rc.Recipient, r.policy))
+				s.reopen(siteOf(r.entries[rc.Entry], rc.Recipient, r.policy))
 			}
 		}
 	}
@@ -253,11 +253,6 @@ func (r *round) putBack(done bool) {
 		}
 	}
 	r.q.nudge()
-}
-
-func (r *round) find(id string) *Entry {
-	i := slices.IndexFunc(r.entries, func(e *Entry) bool { return e.ID == id })
-	return r.entries[i]
 }
 
 // enact decides and commits. It returns the entries of which an attempt has
@@ -278,7 +273,7 @@ func (r *round) enact(ctx context.Context) (missed []string, err error) {
 		if err := r.entry(e, now); err != nil {
 			return nil, err
 		}
-		r.entries = append(r.entries, e)
+		r.entries[id] = e
 	}
 	missed = r.wish()
 	if len(r.change.Update)+len(r.change.Mark) == 0 {

@@ -1,6 +1,7 @@
 package queue_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/message"
 	"github.com/caddymail/caddy-smtp/smtpapp/queue"
+	"github.com/caddymail/caddy-smtp/smtpapp/queue/storetest"
 )
 
 // TestStartsAtOnce: mail is taken while a long queue is being read, and a
@@ -120,5 +122,69 @@ func TestAcceptBesideDeferred(t *testing.T) {
 	t.Logf("%.0f accepted a second, and %.0f beside %d deferred", alone, beside, n)
 	if soak && beside < alone*0.8 { // 0.9 is the aim, and the rest noise
 		t.Error("that is too few")
+	}
+}
+
+// A slowScan is a store in which it takes long to find what is in no bin.
+type slowScan struct {
+	queue.Store
+	began, release chan struct{}
+}
+
+func (s slowScan) Waiting(ctx context.Context, w queue.Wait) ([]*queue.Entry, time.Time, error) {
+	if w.Bin == 0 && w.IDs == nil {
+		select {
+		case s.began <- struct{}{}:
+		default:
+		}
+		<-s.release
+	}
+	return s.Store.Waiting(ctx, w)
+}
+
+// TestOperateWhileLoading: what the last process has left is looked for in all of
+// the queue, and operators need not wait for that. What they do meanwhile holds.
+func TestOperateWhileLoading(t *testing.T) {
+	m := new(storetest.Memory).Open()
+	c := new(queue.Change)
+	for _, id := range []string{"1", "2", "3"} {
+		c.Add = append(c.Add, storetest.NewEntry(id, object(t, content, "x@a.test a").Content, "x"))
+	}
+	if err := m.Commit(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	s := slowScan{m, make(chan struct{}, 1), make(chan struct{})}
+	q, err := queue.Open(s, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close(t.Context())
+	a := newAgent(func(*queue.Delivery, *mail.Recipient) queue.Status { return queue.Status{Action: queue.Delivered} })
+	q.Attach(policy(map[string]queue.Agent{"agent": a}))
+	<-s.began
+	for id, deed := range map[string]queue.Deed{"1": queue.Hold, "2": queue.Delete} {
+		done := make(chan error, 1)
+		go func() {
+			_, err := q.Operate(t.Context(), queue.Operation{Deed: deed}, queue.Filter{IDs: []string{id}}, nil)
+			done <- err
+		}()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Errorf("%s waits for the whole queue to be read", deed)
+		}
+	}
+	close(s.release)
+	var left []*queue.Entry
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end) && (q.Loading() || len(left) != 1); time.Sleep(10 * time.Millisecond) {
+		if left, err = q.List(t.Context(), queue.Filter{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(left) != 1 || left[0].ID != "1" || !left[0].Recipients[0].Held {
+		t.Errorf("got %+v", left)
 	}
 }

@@ -81,9 +81,11 @@ type Bin struct {
 type Wait struct {
 	// Bin is the bin. That of 0 are the recipients that are in none and not
 	// held: what was in memory alone when the process ended. They come by the
-	// ids of their entries, from behind After, and their times do not matter.
+	// ids of their entries, from behind After, and their times do not matter. To
+	// find them may take to read all there is; those of IDs are found by these.
 	Bin   int64
 	After string
+	IDs   []string // of entries, for bin 0; nil for all
 
 	Speak bool      // by when to speak, not by when they are due
 	From  time.Time // times after this

@@ -105,7 +105,15 @@ func first(ctx context.Context, order *sql.Stmt, w queue.Wait, from int64) (ids 
 
 // loose returns what is in no bin.
 func (s *Store) loose(ctx context.Context, w queue.Wait) (es []*queue.Entry, next time.Time, err error) {
-	rows, err := s.read.QueryContext(ctx, "select "+columns+" where r.bin = 0 and r.held = 0 and r.entry > ? order by r.entry, r.idx", w.After)
+	where, arg := "r.entry > ?", w.After
+	if w.IDs != nil {
+		list, err := json.Marshal(w.IDs)
+		if err != nil {
+			return nil, next, err
+		}
+		where, arg = "r.entry in (select value from json_each(?))", string(list)
+	}
+	rows, err := s.read.QueryContext(ctx, "select "+columns+" where r.bin = 0 and r.held = 0 and "+where+" order by r.entry, r.idx", arg)
 	if err != nil {
 		return nil, next, err
 	}

@@ -327,7 +327,7 @@ func timeOf(r *queue.Recipient, w queue.Wait) time.Time {
 
 func chosen(r *queue.Recipient, w queue.Wait) bool {
 	if w.Bin == 0 {
-		return r.Bin == 0 && !r.Held && r.Entry > w.After
+		return r.Bin == 0 && !r.Held && r.Entry > w.After && (w.IDs == nil || slices.Contains(w.IDs, r.Entry))
 	}
 	return r.Bin == w.Bin && timeOf(r, w).After(w.From)
 }

@@ -182,4 +182,7 @@ func (s *suite) loose() {
 	if got, _ := s.find(queue.Wait{After: "c", Limit: 3}); got != "e1 f0" {
 		s.Errorf("got %q", got)
 	}
+	if got, _ := s.find(queue.Wait{IDs: []string{"a", "b", "d", "e", "nothing"}, Limit: 10}); got != "b01 e1" {
+		s.Errorf("got %q", got)
+	}
 }
