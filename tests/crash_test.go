@@ -262,11 +262,12 @@ func arrived(t *testing.T, h *host, far *tally) (box *tally) {
 	return box
 }
 
-// release waits for all that goes out by itself, and then sends what is held: where
+// release has all sent that is to go out by itself, and then sends what is held: where
 // an attempt is slow it may be under way at three ends, which looks like a message
 // that ends the process.
 func (h *host) release() {
 	h.t.Helper()
+	h.operate("?do=retry&held=false") // some of it within a minute only
 	wait(h.t, "all but held messages to be sent", func() bool { return len(h.queue("held=false")) == 0 })
 	held := h.queue("held=true")
 	for _, e := range held {
