@@ -119,6 +119,34 @@ func TestNoBackscatter(t *testing.T) {
 	k.say("550 5.7.1", "RCPT TO:<a@elsewhere.test>")
 }
 
+// TestUnknownRecipients is promise P16: however many addresses a stranger guesses, all
+// are refused at RCPT, nothing is queued, and nobody is sent a DSN.
+func TestUnknownRecipients(t *testing.T) {
+	h := newHost(t)
+	out := newSink(t)
+	h.load(local + `
+	server out ADDR(out) {
+		tls off
+		relay `+out.addr+` {
+			tls off
+		}
+	}`)
+	n := many(1000, 10_000)
+	for i := 0; i < n; {
+		k := greet(t, h.addr("mx"))
+		k.say("250", "MAIL FROM:<forged@victim.test>")
+		for range 4 { // a fifth error, and he has to wait
+			k.say("550 5.1.1", "RCPT TO:<guess%d@example.test>", i)
+			i++
+		}
+		k.say("554 5.5.1", "DATA")
+		k.conn.Close()
+	}
+	if es := h.queue(""); len(es) > 0 || len(out.mail) > 0 {
+		t.Errorf("%d messages are queued, %d sent", len(es), len(out.mail))
+	}
+}
+
 // TestNeverAnOpenRelay: forms of addresses that have fooled others.
 func TestNeverAnOpenRelay(t *testing.T) {
 	h := newHost(t)

@@ -126,3 +126,39 @@ func TestOverload(t *testing.T) {
 		return len(files) >= taken
 	})
 }
+
+// TestAckTime is of promise P5: the time from the end of the content to its reply, in
+// which a client that is cut off sends the message again, is short, in the queue and
+// in a mailbox. Machines that do other things are only held to a second.
+func TestAckTime(t *testing.T) {
+	for _, to := range []string{"", "direct off"} {
+		p := runCaddy(t, strings.Replace(fmt.Sprintf(receivingAll, "", ""), "create", "create\n"+to, 1))
+		for clients, limit := range map[int]time.Duration{1: 50 * time.Millisecond, 16: 250 * time.Millisecond} {
+			var mu sync.Mutex
+			var acks []time.Duration
+			var all sync.WaitGroup
+			for range clients {
+				all.Go(func() {
+					for range many(300, 3000) / clients {
+						r, ack := bring(t, p.addr("mx"), 0)
+						mu.Lock()
+						if acks = append(acks, ack); !strings.HasPrefix(r, "250") {
+							t.Errorf("got %q", r)
+						}
+						mu.Unlock()
+					}
+				})
+			}
+			all.Wait()
+			slices.Sort(acks)
+			p99 := acks[len(acks)*99/100]
+			t.Logf("%d clients, %q: half are answered within %v, 99 of 100 within %v", clients, to, acks[len(acks)/2], p99)
+			if os.Getenv("CADDY_SMTP_SOAK") == "" {
+				limit = time.Second
+			}
+			if p99 > limit {
+				t.Errorf("%d clients, %q: 99 of 100 are answered within %v, want %v", clients, to, p99, limit)
+			}
+		}
+	}
+}
