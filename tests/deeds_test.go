@@ -127,7 +127,7 @@ func TestUnknownRecipients(t *testing.T) {
 	h.load(local + `
 	server out ADDR(out) {
 		tls off
-		relay `+out.addr+` {
+		relay ` + out.addr + ` {
 			tls off
 		}
 	}`)
