@@ -176,7 +176,8 @@ func TestSlowClients(t *testing.T) {
 // TestModes is of promise P31: nobody else on the host can read what is queued,
 // nor a key.
 func TestModes(t *testing.T) {
-	p := runCaddyUnder(t, "umask 0", fmt.Sprintf(receivingAll, "", "sign example.test\nquota {\nmessages 100/1h\nkey {smtp.mail.from}\n}"))
+	dir := folder(t)
+	p := runCaddyIn(t, dir, "umask 0; mkdir -p "+dir+"/queue/content", fmt.Sprintf(receivingAll, "", "sign example.test\nquota {\nmessages 100/1h\nkey {smtp.mail.from}\n}"))
 	greet(t, p.addr("mx")).send("s@elsewhere.test", "u@example.test", "one")
 	k := greet(t, p.addr("mx"))
 	if r := offer(k, "large", strings.Repeat(strings.Repeat("x", 70)+"\r\n", 2000)); !strings.HasPrefix(r, "250") {

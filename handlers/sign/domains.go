@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -100,7 +101,7 @@ func (k *Key) read() (dkimsign.Key, error) {
 	if strings.ContainsAny(text, "\n") || len(text) > 4096 {
 		return key, err
 	}
-	b, readErr := os.ReadFile(text)
+	b, readErr := readSecret(text)
 	if readErr != nil {
 		if pe, ok := errors.AsType[*fs.PathError](readErr); ok {
 			readErr = pe.Err
@@ -109,6 +110,23 @@ func (k *Key) read() (dkimsign.Key, error) {
 	}
 	key.Signer, err = dkimkey.ParsePrivate(b)
 	return key, err
+}
+
+// readSecret reads a file that everybody can neither read nor write.
+func readSecret(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if mode := st.Mode().Perm(); mode&0o006 != 0 {
+		return nil, fmt.Errorf("everybody may use it (mode %04o)", mode)
+	}
+	return io.ReadAll(f)
 }
 
 // isSelector reports whether s is labels of a domain name.

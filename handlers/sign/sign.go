@@ -84,7 +84,8 @@ type Key struct {
 	Selector string `json:"selector,omitempty"`
 
 	// Private is the key, RSA or Ed25519, in PEM or the base64 of it, or the
-	// name of a file that has it. It may be a placeholder such as
+	// name of a file that has it, which not everybody may read or write. It may be
+	// a placeholder such as
 	// {env.DKIM_KEY} or {file./run/secrets/dkim}; what is written here itself,
 	// the admin API shows.
 	Private string `json:"private,omitempty"`

@@ -442,6 +442,24 @@ func TestGivenKeys(t *testing.T) {
 	}
 }
 
+// TestKeyFileMode: a key that everybody may read, or put another in the place of, is
+// not taken (promise P31).
+func TestKeyFileMode(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, []byte(seed+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for mode, want := range map[os.FileMode]bool{0o600: true, 0o640: true, 0o400: true, 0o644: false, 0o602: false} {
+		if err := os.Chmod(file, mode); err != nil {
+			t.Fatal(err)
+		}
+		err := provision(t, read(t, "sign example.test {\n key one "+file+"\n}"))
+		if (err == nil) != want || err != nil && (!strings.Contains(err.Error(), "everybody may use it") || strings.Contains(err.Error(), seed)) {
+			t.Errorf("%04o: %v", mode, err)
+		}
+	}
+}
+
 func TestConfigurationErrors(t *testing.T) {
 	for text, want := range map[string]string{
 		"sign":                                   "no domain to sign for, at Testfile:1",

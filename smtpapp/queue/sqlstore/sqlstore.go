@@ -128,7 +128,11 @@ func Open(dir string, o Options) (*Store, error) {
 			return nil, err
 		}
 	}
-	lock, err := lockFile(s.path("lock"))
+	err := s.tighten()
+	var lock *os.File
+	if err == nil {
+		lock, err = lockFile(s.path("lock"))
+	}
 	if err == nil {
 		s.lock = lock
 		if err = s.start(); err != nil {
@@ -139,6 +143,25 @@ func Open(dir string, o Options) (*Store, error) {
 		return nil, fmt.Errorf("queue %s: %w", dir, err)
 	}
 	return s, nil
+}
+
+// tighten closes folders that were made by somebody else, such as a manager of
+// services, to all but this user: what is queued is nobody else's to read.
+func (s *Store) tighten() error {
+	for _, d := range []string{s.dir, s.path("content"), s.path("incoming")} {
+		st, err := os.Stat(d)
+		if err != nil {
+			return err
+		}
+		if st.Mode().Perm()&0o077 == 0 {
+			continue
+		}
+		if err := os.Chmod(d, 0o700); err != nil {
+			return fmt.Errorf("others may enter it (mode %04o), which cannot be changed: %w", st.Mode().Perm(), err)
+		}
+		s.opts.Log.Warn("others could enter a folder of the queue; not any more", "folder", d, "mode", fmt.Sprintf("%04o", st.Mode().Perm()))
+	}
+	return nil
 }
 
 // start opens the database. What an error leaves open is closed.
