@@ -247,3 +247,23 @@ func describe(xs []float64) (s sample) {
 	}
 	return s
 }
+
+// TestNobodyLogsIn: where nobody can, AUTH is a command that there is not; where it
+// takes TLS, the client hears so, whether there is any or not.
+func TestNobodyLogsIn(t *testing.T) {
+	const login = "auth {\ninline {\nalice@example.test " + `"{PLAIN}pencil"` + "\n}\n}"
+	for _, c := range []struct{ options, want string }{
+		{"tls off", "502 5.5.1"}, {"tls internal", "502 5.5.1"}, {"tls internal\n" + login, "538 5.7.11"}, {"tls off\n" + login, "538 5.7.11"},
+	} {
+		h := newHost(t)
+		if err := h.try("server in ADDR(in) {\n"+c.options+"\ndeliver discard\n}", ""); err != nil {
+			t.Errorf("%s: %v", c.options, err)
+			continue
+		}
+		k := greet(t, h.addr("in"))
+		if r := k.say("", "AUTH PLAIN AGFsaWNlQGV4YW1wbGUudGVzdABwZW5jaWw="); !strings.HasPrefix(r, c.want) {
+			t.Errorf("%s: got %q", c.options, r)
+		}
+		k.say("250", "NOOP")
+	}
+}

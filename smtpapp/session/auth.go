@@ -29,6 +29,8 @@ func (s *Session) auth(arg string) (string, *mail.Reply) {
 		return "", errHello
 	case s.Method != "":
 		return "", mail.Refuse(503, "5.5.1", "you are authenticated already")
+	case len(s.authHandlers(s.ctx)) == 0:
+		return "", mail.Refuse(502, "5.5.1", "nobody can log in here")
 	case !s.authAllowed():
 		return "", mail.Refuse(538, "5.7.11", "encryption is required: STARTTLS first")
 	case mech == "":
