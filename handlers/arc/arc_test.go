@@ -32,15 +32,19 @@ func provisioned(t *testing.T, zone *dnstest.Zone, h *Handler) *Handler {
 	return h
 }
 
-// chained returns a message that two domains have sealed, and their keys.
-func chained(t *testing.T) (*message.Message, *dnstest.Zone) {
+// chained returns a message that domains have sealed, one.test and two.test unless
+// there are others, and their keys.
+func chained(t *testing.T, domains ...string) (*message.Message, *dnstest.Zone) {
 	t.Helper()
 	zone := &dnstest.Zone{TXT: map[string][]string{}}
 	m, err := message.Parse([]byte("From: a@a.test\r\nSubject: x\r\n\r\nx\r\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, d := range []string{"one.test", "two.test"} {
+	if len(domains) == 0 {
+		domains = []string{"one.test", "two.test"}
+	}
+	for _, d := range domains {
 		_, key, err := ed25519.GenerateKey(rand.Reader)
 		if err != nil {
 			t.Fatal(err)
@@ -85,6 +89,23 @@ func TestPasses(t *testing.T) {
 	}
 	if sets := tx.Results[0].Detail.(*arc.Result).Sets; !sets[0].Trusted || sets[1].Trusted {
 		t.Error("trust is another's")
+	}
+}
+
+// TestTrustSpelling: a sealer is the same in every spelling of its domain.
+func TestTrustSpelling(t *testing.T) {
+	spellings := []string{"bücher.test", "BÜCHER.test", "xn--bcher-kva.test", "XN--BCHER-KVA.test"}
+	for _, sealed := range []string{"xn--bcher-kva.test", "bücher.test"} {
+		m, zone := chained(t, sealed)
+		for _, trusted := range spellings {
+			tx := transaction()
+			if err := provisioned(t, zone, &Handler{Trust: []string{trusted}}).HandleMessage(t.Context(), tx, m); err != nil {
+				t.Fatal(err)
+			}
+			if sets := tx.Results[0].Detail.(*arc.Result).Sets; len(sets) != 1 || !sets[0].Trusted {
+				t.Errorf("%s is trusted, %s has sealed: %+v", trusted, sealed, tx.Results[0])
+			}
+		}
 	}
 }
 

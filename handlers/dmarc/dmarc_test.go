@@ -207,6 +207,25 @@ func TestForwarders(t *testing.T) {
 	}
 }
 
+// TestForwardersSpelling: a forwarder is the same in every spelling of its domain.
+func TestForwardersSpelling(t *testing.T) {
+	spellings := []string{"bücher.test", "BÜCHER.test", "xn--bcher-kva.test", "XN--BCHER-KVA.test", "bu\u0308cher.test"}
+	for _, written := range spellings {
+		h := provisioned(t, &Handler{Forwarders: []string{"*." + written, written}})
+		for _, said := range spellings {
+			for _, r := range []session.Result{spf("pass", "a@mx."+said), dkim("pass", said)} {
+				if err := h.HandleMessage(t.Context(), transaction("mx."+said, r), content(t, "From: a@reject.test")); err != nil {
+					t.Errorf("%s in the configuration, %s said: %v", written, said, err)
+				}
+			}
+		}
+		tx := transaction("x.test", dkim("pass", "bucher.test"))
+		if err := h.HandleMessage(t.Context(), tx, content(t, "From: a@reject.test")); err == nil {
+			t.Error("another domain is the same")
+		}
+	}
+}
+
 // chain is the result of a chain that passes, each set as "domain results", a
 // "+" before it for one that is trusted.
 func chain(value string, sets ...string) session.Result {
