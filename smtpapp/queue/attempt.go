@@ -118,10 +118,12 @@ func (q *Queue) attempt(p *Policy, t *ticket) {
 	}
 	started.Settled(silent(t))
 	c := new(Change)
-	left := q.record(p, t, began, now, c)
+	g := q.gather(t, began, now)
+	left := q.record(p, t, g, began, now, c)
 	if q.persist(p, t.entry.ID, c) {
 		started.End()
 	}
+	q.gathered(g)
 	if met != "" {
 		q.quarantined(p, t.entry.ID, string(met), left)
 	}
@@ -132,9 +134,11 @@ func (q *Queue) attempt(p *Policy, t *ticket) {
 	q.sched.putAll(left)
 	park := q.heed(p, t, readings, began, now)
 	park = append(park, q.sched.ended(t, there, q.policy(), began, now)...)
+	report := q.sched.complete(t.entry.ID)
 	q.nudge()
 	q.mu.Unlock()
 	q.park(p, park)
+	q.hasten(p, report)
 	if there != present {
 		q.sweep(p, t.site, statuses[0], began)
 	}
@@ -275,7 +279,7 @@ func (q *Queue) giveUp(p *Policy, ts []*ticket, s Status, began time.Time) {
 		for _, r := range t.rcpts {
 			r.Last = s
 		}
-		left[i] = q.record(p, t, began, began, c)
+		left[i] = q.record(p, t, nil, began, began, c)
 	}
 	q.persist(p, ts[0].entry.ID, c)
 	for i, t := range ts {
@@ -285,7 +289,7 @@ func (q *Queue) giveUp(p *Policy, ts []*ticket, s Status, began time.Time) {
 
 // record decides what the last status of each recipient means, and adds that
 // to a change with the DSNs it calls for. It returns who is tried again.
-func (q *Queue) record(p *Policy, t *ticket, began, now time.Time, c *Change) (left []*Recipient) {
+func (q *Queue) record(p *Policy, t *ticket, g *gathering, began, now time.Time, c *Change) (left []*Recipient) {
 	var done, late []*Recipient
 	jitter := spread()
 	for _, r := range t.rcpts {
@@ -302,7 +306,7 @@ func (q *Queue) record(p *Policy, t *ticket, began, now time.Time, c *Change) (l
 		q.report(p, t, r, began, now)
 	}
 	content := q.returned(t)
-	q.notify(p, t.entry, content, done, now, c)
+	q.notifyAll(p, t, g, content, done, now, c)
 	q.notifyDelay(p, t, content, late, now, c)
 	for _, r := range left {
 		r.Bin = 0

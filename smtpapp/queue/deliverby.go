@@ -55,7 +55,7 @@ func (q *Queue) conclude(p *Policy, ts []*ticket, now time.Time) (left [][]*Reci
 		for _, r := range t.rcpts {
 			r.Last = Status{Reply: r.Last.Reply, RemoteMTA: r.Last.RemoteMTA}
 		}
-		left = append(left, q.record(p, t, now, now, c))
+		left = append(left, q.record(p, t, nil, now, now, c))
 	}
 	q.persist(p, ts[0].entry.ID, c)
 	return left

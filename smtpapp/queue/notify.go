@@ -15,13 +15,34 @@ import (
 // notify adds the DSN for recipients that are done to a change, for those the
 // sender wants to hear of.
 func (q *Queue) notify(p *Policy, e *Entry, content contentFunc, done []*Recipient, now time.Time, c *Change) {
-	var rs []dsn.Recipient
+	q.send(p, e, content, reports(e, done, now), c)
+}
+
+// notifyAll is notify for a ticket whose DSN may be about others of the entry too.
+func (q *Queue) notifyAll(p *Policy, t *ticket, g *gathering, content contentFunc, done []*Recipient, now time.Time, c *Change) {
+	rs := reports(t.entry, done, now)
+	if len(rs) == 0 || g == nil {
+		q.send(p, t.entry, content, rs, c)
+		return
+	}
+	before := q.retract(g, c)
+	if before == nil {
+		g.until = now.Add(gatherTime)
+	}
+	rs = append(before, rs...)
+	had := len(c.Add)
+	if q.send(p, t.entry, content, rs, c); len(c.Add) > had {
+		g.note(c, rs)
+	}
+}
+
+func reports(e *Entry, done []*Recipient, now time.Time) (rs []dsn.Recipient) {
 	for _, r := range done {
 		if wanted(e.Envelope, r) {
 			rs = append(rs, reported(r, now, time.Time{}))
 		}
 	}
-	q.send(p, e, content, rs, c)
+	return rs
 }
 
 // notifyDelay adds the one DSN that tells of a recipient's delay.

@@ -50,6 +50,8 @@ type schedule struct {
 	locating int    // look-ups under way
 
 	groupings
+	gatherings      map[string]*gathering // by entry id
+	gatheringsSwept time.Time
 
 	all     map[string][]*ticket // by entry id
 	count   int                  // recipients in all
@@ -66,7 +68,7 @@ type schedule struct {
 
 func newSchedule() schedule {
 	return schedule{
-		bins: map[int64]*bin{}, sites: map[site]*destination{}, all: map[string][]*ticket{}, groupings: groupings{groups: map[string]*group{}},
+		bins: map[int64]*bin{}, sites: map[site]*destination{}, all: map[string][]*ticket{}, groupings: groupings{groups: map[string]*group{}}, gatherings: map[string]*gathering{},
 		touched: map[string]bool{}, pending: map[string]bool{},
 	}
 }
