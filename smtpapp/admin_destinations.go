@@ -22,9 +22,8 @@ func (a *admin) destinations(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	query := r.URL.Query()
-	do := query.Get("do")
-	query.Del("do")
 	f, all, err := siteFilter(query)
+	do := query.Get("do")
 	switch {
 	case err != nil:
 	case do == "":
@@ -59,8 +58,12 @@ func standings(q *queue.Queue, f queue.SiteFilter, all bool) []queue.Standing {
 }
 
 func siteFilter(query url.Values) (f queue.SiteFilter, all bool, err error) {
+	if err := unambiguous(query); err != nil {
+		return f, false, err
+	}
 	for name, values := range query {
 		switch v := values[0]; name {
+		case "do":
 		case "agent":
 			f.Agent = v
 		case "destination":

@@ -33,7 +33,11 @@ func (a *admin) list(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	f, err := filter(r.URL.Query())
+	query := r.URL.Query()
+	f, err := filter(query)
+	if err == nil {
+		err = unambiguous(query)
+	}
 	if err != nil {
 		return apiError(http.StatusBadRequest, err)
 	}
@@ -46,6 +50,17 @@ func (a *admin) list(w http.ResponseWriter, r *http.Request) error {
 		out = append(out, view(e))
 	}
 	return answer(w, out)
+}
+
+// unambiguous returns an error for an option without a value, which would choose
+// everything, or with several, of which only one would count.
+func unambiguous(query url.Values) error {
+	for name, values := range query {
+		if len(values) != 1 || values[0] == "" {
+			return fmt.Errorf("%s: want one value", name)
+		}
+	}
+	return nil
 }
 
 // filter reads the query of a list. What it does not know is an error, since
@@ -121,7 +136,11 @@ func (a *admin) entry(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		query := r.URL.Query()
-		op, err := operation(verb, query)
+		err := unambiguous(query)
+		var op queue.Operation
+		if err == nil {
+			op, err = operation(verb, query)
+		}
 		if err == nil && len(query) > 0 {
 			err = fmt.Errorf("no option %q", anyKey(query))
 		}
@@ -250,6 +269,9 @@ func (a *admin) operate(w http.ResponseWriter, r *http.Request) error {
 }
 
 func request(query url.Values) (op queue.Operation, f queue.Filter, err error) {
+	if err := unambiguous(query); err != nil {
+		return op, f, err
+	}
 	deed, all := query.Get("do"), query.Get("all")
 	query.Del("do")
 	query.Del("all")

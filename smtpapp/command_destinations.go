@@ -42,8 +42,8 @@ func destinationCommands() []*cobra.Command {
 func siteQuery(cmd *cobra.Command, args []string) url.Values {
 	v := url.Values{}
 	for _, name := range []string{"agent", "source"} {
-		if s, _ := cmd.Flags().GetString(name); s != "" {
-			v.Set(name, s)
+		if fl := cmd.Flags().Lookup(name); fl.Changed {
+			v.Set(name, fl.Value.String())
 		}
 	}
 	if len(args) > 0 {

@@ -111,8 +111,8 @@ func filterFlags(c *cobra.Command) {
 func query(cmd *cobra.Command) url.Values {
 	v := url.Values{}
 	for _, f := range filterNames {
-		if s, _ := cmd.Flags().GetString(f.name); s != "" {
-			v.Set(f.name, s)
+		if fl := cmd.Flags().Lookup(f.name); fl.Changed { // one that is empty is an error there
+			v.Set(f.name, fl.Value.String())
 		}
 	}
 	if f := cmd.Flags().Lookup("held"); f.Changed {

@@ -79,6 +79,8 @@ func TestQueueOperations(t *testing.T) {
 		"/nothing/hold": 404, "/" + id + "/eat": 404, "/" + id + "/hold?now=1": 400, "/" + id + "/reassign": 400, "/" + id + "/reassign?to=nobody": 400,
 		"?do=hold": 400, "?all=true": 400, "?do=eat&all=true": 400, "?do=hold&all=true&domain=x.test": 400, "?do=hold&limit=1": 400,
 		"?do=hold&domian=x.test": 400, "?do=delete&report=perhaps&all=true": 400, "?do=hold&older=never": 400, "?do=hold&held=perhaps": 400,
+		"?do=delete&domain=": 400, "?do=delete&sender=": 400, "?do=delete&reply=&domain=far.test": 400, "?do=delete&domain=near.test&domain=far.test": 400,
+		"?do=delete&do=hold&all=true": 400, "?do=delete&all=true&all=false": 400, "/" + id + "/reassign?to=other&to=out.relay": 400,
 	} {
 		if code, _ := h.operate(path); code != want {
 			t.Errorf("%s: got %d, want %d", path, code, want)
@@ -157,6 +159,8 @@ func TestQueueCommand(t *testing.T) {
 	caddy(0, "retry", ids[0])
 	caddy(1, "retry")
 	caddy(1, "retry", ids[0], "--domain", "far.test")
+	caddy(1, "delete", "--yes", "--domain", "")
+	caddy(1, "delete", "--yes", "--domain", "", "--sender", "a@b.test")
 	caddy(1, "reassign", ids[0])
 	caddy(1, "reassign", ids[0], "--to", "nobody")
 	caddy(4, "hold", "--sender", "nobody@b.test")
