@@ -403,12 +403,17 @@ func TestCaddyfile(t *testing.T) {
 	for in, want := range map[string]string{
 		"mbox /var/mail/{smtp.rcpt.local}": `{"path":"/var/mail/{smtp.rcpt.local}"}`,
 		"mbox /m {\ncreate\nlowercase off\nmode 0660\nowner vmail mail\ndotlock\nquote o\nlock_timeout 5s\n}": `{"path":"/m","create":true,"lowercase":false,"mode":"0660","owner":"vmail","group":"mail","dotlock":true,"quote":"o","lock_timeout":5000000000}`,
-		"mbox":                     "wrong argument count",
-		"mbox a b":                 "wrong argument count",
-		"mbox /m/{smtp.mail.from}": "placeholders of a path are",
-		"mbox /m {\nowner\n}":      "wrong argument count",
-		"mbox /m {\nflock\n}":      "unrecognized option 'flock', at Testfile:2",
-		"mbox /m {\nmode 99\n}":    "not a file mode, at Testfile:2",
+		"mbox":                                      "wrong argument count",
+		"mbox a b":                                  "wrong argument count",
+		"mbox /m/{smtp.mail.from}":                  "placeholders of a path are",
+		"mbox /m {\nowner\n}":                       "wrong argument count",
+		"mbox /m {\nflock\n}":                       "unrecognized option 'flock', at Testfile:2",
+		"mbox /m {\nmode 99\n}":                     "not a file mode, at Testfile:2",
+		"mbox /m {\ncreate\ncreate\n}":              "option 'create' is given twice, at Testfile:3",
+		"mbox /m {\nlowercase on\nlowercase off\n}": "option 'lowercase' is given twice, at Testfile:3",
+		"mbox /m {\nmode 0600\nmode 0660\n}":        "option 'mode' is given twice, at Testfile:3",
+		"mbox /m {\nowner a\nowner b\n}":            "option 'owner' is given twice, at Testfile:3",
+		"mbox /m {\nquote o\nquote rd\n}":           "option 'quote' is given twice, at Testfile:3",
 	} {
 		a := new(Agent)
 		if err := a.UnmarshalCaddyfile(caddyfile.NewTestDispenser(in)); err != nil {

@@ -285,7 +285,7 @@ func (a *Agent) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"idle_timeout":          caddyopt.Duration(&a.IdleTimeout),
 		"addresses_per_attempt": caddyopt.Int(&a.AddressesPerAttempt, 1),
 		"sessions_per_attempt":  caddyopt.Int(&a.SessionsPerAttempt, 1),
-		"timeouts":              a.Timeouts.read,
+		"timeouts":              caddyopt.Once(a.Timeouts.read),
 	})
 	a.NoConvert = !convert
 	return err

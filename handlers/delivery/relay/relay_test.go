@@ -328,6 +328,7 @@ func TestCaddyfile(t *testing.T) {
 		"relay {\ntls maybe\n}":                                                                     "'maybe' is none of opportunistic, required, implicit, off, at Testfile:2",
 		"relay {\nauth u\n}":                                                                        "wrong argument count",
 		"relay {\nauth u p\nauth u p\n}":                                                            "given twice, at Testfile:3",
+		"relay {\ntimeouts {\ndot 10m\n}\ntimeouts {\ndot 20m\n}\n}":                                "option 'timeouts' is given twice, at Testfile:5",
 		"relay {\nport 0\n}":                                                                        "not a number of 1 or more, at Testfile:2",
 		"relay {\nport 65536\n}":                                                                    "not a number of 1 or more, at Testfile:2",
 		"relay {\ntrust all\n}":                                                                     "unrecognized option 'trust', at Testfile:2",
