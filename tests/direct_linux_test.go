@@ -96,6 +96,12 @@ func TestBeforeTheReply(t *testing.T) {
 		if left, _ := filepath.Glob(filepath.Join(h.dir, "mail/.smtp-stage/*/*")); len(left) > 0 {
 			t.Errorf("left on the stage: %q", left)
 		}
+		for _, dir := range []string{"incoming", "content"} {
+			wait(t, "the queue's files to go", func() bool {
+				left, _ := filepath.Glob(filepath.Join(h.dir, "queue", dir, "*"))
+				return len(left) == 0
+			})
+		}
 	}
 }
 
