@@ -2,6 +2,7 @@ package maildir
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ type mailbox struct {
 	store *mda.Store
 	quota *quota // nil for no bounds
 
+	ordered     bool   // its file system keeps the order of what is done to a file
 	rel, folder string // where it is, below the store; the folder is as it was asked for
 }
 
@@ -55,7 +57,9 @@ func (a *Agent) mailbox(rel, name string) (*mailbox, error) {
 		}
 	}
 	if err == nil {
-		m.new, err = m.root.Open("new")
+		if m.new, err = m.root.Open("new"); err == nil {
+			m.ordered = a.stage.covers(m.new)
+		}
 	}
 	if err != nil {
 		m.shut()
@@ -103,32 +107,18 @@ func (m *mailbox) put(ctx context.Context, it *item) error {
 		}
 		m.sweep(it.name)
 	}
-	err := errNameless
-	if ordered(m.new) {
-		err = m.deliver(ctx, it, true)
-	}
-	if errors.Is(err, errNameless) {
-		err = m.deliver(ctx, it, false)
-	}
-	return err
-}
-
-func (m *mailbox) deliver(ctx context.Context, it *item, nameless bool) error {
-	d, err := m.draft(ctx, it, nameless)
+	d, err := m.draft(ctx, m.root, "tmp/"+it.name+"."+rand.Text()[:8], it)
 	if err != nil {
 		return err
 	}
-	defer m.discard(d)
+	defer d.discard()
+	if err := m.publish(d, it.name); err != nil {
+		return err
+	}
 	if m.quota != nil {
-		err = m.quota.admit(m.top, d.size)
-	}
-	if err == nil {
-		err = m.publish(d, it.name)
-	}
-	if err == nil && m.quota != nil {
 		m.quota.add(m.top, d.size)
 	}
-	return err
+	return nil
 }
 
 // find returns the directory that has a message of that name, "" for none.

@@ -12,9 +12,11 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/caddymail/caddy-smtp/smtpapp/mail"
 	"github.com/caddymail/caddy-smtp/smtpapp/mda"
 	"github.com/caddymail/caddy-smtp/smtpapp/queue"
 )
@@ -35,10 +37,13 @@ type stage struct {
 	log  *slog.Logger
 
 	mu    sync.RWMutex // held for reading while something is on it
-	dir   *os.File     // nil for none; locked
+	root  *os.Root     // nil for none
+	dir   *os.File     // the same, locked
 	base  *os.Root     // in which it is
 	tried time.Time    // to have one
 	ended bool
+
+	disk atomic.Pointer[filesystem] // on which it is, nil for none
 }
 
 const (
@@ -69,13 +74,13 @@ func (a *Agent) DeliverNow(ctx context.Context, d *queue.Delivery) bool {
 func (a *Agent) haveStage() bool {
 	s := a.stage
 	s.mu.RLock()
-	have, rest := s.dir != nil, s.ended || time.Since(s.tried) < restaged
+	have, rest := s.root != nil, s.ended || time.Since(s.tried) < restaged
 	s.mu.RUnlock()
 	if !have && !rest {
 		a.takeStage()
 		s.mu.RLock()
 		defer s.mu.RUnlock()
-		return s.dir != nil
+		return s.root != nil
 	}
 	return have
 }
@@ -97,23 +102,14 @@ var errStage = errors.New("delivering before the reply")
 
 func (s *stage) deliver(ctx context.Context, m *mailbox, it *item) error {
 	name := staged(m, it.name)
-	if s.dir == nil || len(name) > maxStaged {
+	if s.root == nil || len(name) >= maxStaged {
 		return errNoStage
 	}
-	f, err := createNameless(s.dir)
+	d, err := m.draft(ctx, s.root, unfinished+name, it)
 	if err != nil {
 		return blame(err)
 	}
-	d := &draft{File: f}
-	defer m.discard(d)
-	if err := m.write(ctx, d, it); err != nil {
-		return err
-	}
-	if m.quota != nil {
-		if err := m.quota.admit(m.top, d.size); err != nil {
-			return err
-		}
-	}
+	defer d.discard()
 	if err := s.pass(d, name, m.new, it.name); err != nil {
 		return blame(err)
 	}
@@ -123,30 +119,38 @@ func (s *stage) deliver(ctx context.Context, m *mailbox, it *item) error {
 	return nil
 }
 
+// unfinished is before the name of what is being written.
+const unfinished = "."
+
 // pass has a draft come onto the stage, onto the disk and into new.
 func (s *stage) pass(d *draft, name string, box *os.File, as string) error {
 	if err := settle(d.File); err != nil {
 		return err
 	}
-	if err := link(d.File, s.dir, name); err != nil {
+	if err := s.root.Rename(d.name, name); err != nil {
 		return err
 	}
-	err := d.Sync()
-	if err == nil {
-		err = move(s.dir, name, box, as)
+	d.name = name
+	if err := d.Sync(); err != nil {
+		return err
 	}
-	if err != nil {
-		return errors.Join(err, remove(s.dir, name))
+	if err := move(s.dir, name, box, as); err != nil {
+		return err
 	}
+	d.name = ""
 	return nil
 }
 
-// blame tells errors of the stage from those of a mailbox or a moment.
+// blame tells errors of the stage from those of a mailbox, a message or a moment.
 func blame(err error) error {
 	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EXDEV, fs.ErrExist} {
 		if errors.Is(err, e) {
 			return err
 		}
+	}
+	_, ofContent := errors.AsType[mda.ContentError](err)
+	if _, refused := errors.AsType[*mail.Reply](err); refused || ofContent {
+		return err
 	}
 	return fmt.Errorf("%w: %w", errStage, err)
 }
@@ -172,7 +176,7 @@ func (a *Agent) takeStage() {
 	s := a.stage
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.dir != nil || s.ended {
+	if s.root != nil || s.ended {
 		return
 	}
 	err := a.enter(s)
@@ -192,7 +196,7 @@ func (a *Agent) enter(s *stage) error {
 		return err
 	}
 	defer mda.Shut(root)
-	now, err := instance(root)
+	disk, err := filesystemOf(root)
 	if err != nil {
 		return err
 	}
@@ -205,16 +209,15 @@ func (a *Agent) enter(s *stage) error {
 	if err != nil {
 		return err
 	}
-	a.clear(base, now)
+	a.clear(base, disk.instance)
 	if !a.direct() {
 		mda.Shut(base)
 		return errNoStage
 	}
-	if s.dir, err = newStage(base, now+"."+rand.Text()[:8]); err != nil {
+	if err := s.set(base, disk); err != nil {
 		mda.Shut(base)
 		return err
 	}
-	s.base = base
 	return nil
 }
 
@@ -242,23 +245,48 @@ func openPrivate(root *os.Root, path string) (*os.Root, error) {
 	return base, nil
 }
 
-// newStage makes a stage and locks it.
-func newStage(base *os.Root, name string) (*os.File, error) {
+// set makes a stage and locks it.
+func (s *stage) set(base *os.Root, disk *filesystem) error {
+	name := disk.instance + "." + rand.Text()[:8]
 	if err := base.Mkdir(name, 0o700); err != nil {
-		return nil, err
+		return err
 	}
-	dir, err := base.Open(name)
-	if err == nil {
-		err = lock(dir)
+	root, err := base.OpenRoot(name)
+	if err != nil {
+		return err
 	}
+	dir, err := root.Open(".")
 	if err == nil {
-		err = mda.SyncDir(base, ".")
+		err = errors.Join(lock(dir), probe(root), mda.SyncDir(base, "."))
+	}
+	if err == nil && !disk.ordered() {
+		err = errNoStage
 	}
 	if err != nil {
-		_ = base.Remove(name)
-		return nil, err
+		_ = dir.Close()
+		mda.Shut(root)
+		return errors.Join(err, base.Remove(name))
 	}
-	return dir, nil
+	s.base, s.root, s.dir = base, root, dir
+	s.disk.Store(disk)
+	return nil
+}
+
+// probe does what is done for each message, to see how the file system goes about it.
+func probe(root *os.Root) error {
+	f, err := root.Create(unfinished + "probe")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteString("probe")
+	return errors.Join(err, f.Sync(), root.Remove(unfinished+"probe"))
+}
+
+// covers reports whether a directory is on the file system of the stage.
+func (s *stage) covers(dir *os.File) bool {
+	disk := s.disk.Load()
+	return disk != nil && disk.has(dir)
 }
 
 // leave gives the stage back, for good or until one is looked for again.
@@ -269,14 +297,16 @@ func (s *stage) leave(forGood bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = s.ended || forGood
-	if s.dir == nil {
+	if s.root == nil {
 		return
 	}
 	s.tried = time.Now()
-	_ = s.base.Remove(filepath.Base(s.dir.Name())) // unless something is on it
+	_ = s.base.Remove(filepath.Base(s.root.Name())) // unless something is on it
 	_ = s.dir.Close()
+	mda.Shut(s.root)
 	mda.Shut(s.base)
-	s.dir, s.base = nil, nil
+	s.dir, s.root, s.base = nil, nil, nil
+	s.disk.Store(nil)
 }
 
 // clear sees to what stages have whose processes have ended.
@@ -292,7 +322,12 @@ func (a *Agent) clear(base *os.Root, now string) {
 }
 
 func (a *Agent) clearOne(base *os.Root, stage, now string) error {
-	dir, err := base.Open(stage)
+	root, err := base.OpenRoot(stage)
+	if err != nil {
+		return err
+	}
+	defer mda.Shut(root)
+	dir, err := root.Open(".")
 	if err != nil {
 		return err
 	}
@@ -300,13 +335,13 @@ func (a *Agent) clearOne(base *os.Root, stage, now string) error {
 	if lock(dir) != nil {
 		return nil // it is in use
 	}
-	_, unanswered := strings.CutPrefix(stage, now+".")
+	unanswered := strings.HasPrefix(stage, now+".")
 	files, err := dir.Readdirnames(-1)
 	for _, f := range files {
-		if unanswered {
-			err = errors.Join(err, remove(dir, f))
+		if unanswered || strings.HasPrefix(f, unfinished) {
+			err = errors.Join(err, root.Remove(f))
 		} else {
-			err = errors.Join(err, a.restore(dir, f))
+			err = errors.Join(err, a.restore(root, dir, f))
 		}
 	}
 	if err != nil {
@@ -316,7 +351,7 @@ func (a *Agent) clearOne(base *os.Root, stage, now string) error {
 }
 
 // restore puts a message into its mailbox, unless it is there.
-func (a *Agent) restore(dir *os.File, file string) error {
+func (a *Agent) restore(root *os.Root, dir *os.File, file string) error {
 	name, rel, folder, ok := unstaged(file)
 	if !ok {
 		return fmt.Errorf("%q is no message", file)
@@ -331,7 +366,7 @@ func (a *Agent) restore(dir *os.File, file string) error {
 	case err != nil:
 		return err
 	case in != "":
-		return remove(dir, file)
+		return root.Remove(file)
 	}
 	if err := move(dir, file, m.new, name); err != nil {
 		return err

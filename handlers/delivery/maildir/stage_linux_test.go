@@ -27,7 +27,7 @@ func staging(t testing.TB, path string, change ...func(*Agent)) (a *Agent, dir s
 	root, err := os.OpenRoot(dir)
 	must(t, err)
 	defer mda.Shut(root)
-	if _, err := instance(root); err != nil {
+	if disk, err := filesystemOf(root); err != nil || !disk.ordered() {
 		t.Skip("temporary files are not on ext4 or XFS")
 	}
 	must(t, os.MkdirAll(a.store.Dir, 0o700))
@@ -42,9 +42,9 @@ func now(t testing.TB, dir string) string {
 	root, err := os.OpenRoot(dir)
 	must(t, err)
 	defer mda.Shut(root)
-	s, err := instance(root)
+	disk, err := filesystemOf(root)
 	must(t, err)
-	return s
+	return disk.instance
 }
 
 // TestDeliverNow: what is delivered before the reply is what the queue delivers, and
@@ -149,6 +149,7 @@ func TestAbandoned(t *testing.T) {
 			t.Errorf("in new: %q", in)
 		}
 		name := abandon(t, a, other, "a@b.test", "answered")
+		must(t, os.WriteFile(filepath.Join(dir, "mail/.smtp-stage", other, unfinished+"1.Q,2.h,YQA"), nil, 0o600))
 		abandon(t, a, other, "b+lists@b.test", "answered")
 		start()
 		for _, box := range []string{box, folder} {
@@ -415,14 +416,34 @@ func TestInstance(t *testing.T) {
 	}
 }
 
+// TestFastCommits: on an ext4 with fast commits all goes by the queue, with two syncs.
+// Power cuts there have left names without their files.
+func TestFastCommits(t *testing.T) {
+	dir := loopDisk(t, "-O", "fast_commit")()
+	a, _ := agent(t, strings.Replace(perUser, "DIR", dir, 1))
+	must(t, os.Mkdir(dir+"/mail", 0o700))
+	must(t, a.Start())
+	defer a.Cleanup()
+	if a.DeliverNow(t.Context(), delivery(t, "q1", "a@b.test")) {
+		t.Error("delivered before the reply")
+	}
+	check(t, a.Deliver(t.Context(), delivery(t, "q1", "a@b.test")), queue.Delivered)
+	if a.stage.disk.Load() != nil {
+		t.Error("thought to keep order")
+	}
+	if left := files(t, dir+"/mail/.smtp-stage"); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+}
+
 // loopDisk makes a small ext4 on a loop device, and returns what mounts it, again and
 // again.
-func loopDisk(t *testing.T) (mount func() string) {
+func loopDisk(t *testing.T, options ...string) (mount func() string) {
 	t.Helper()
 	image, dir := t.TempDir()+"/image", t.TempDir()
 	must(t, os.WriteFile(image, nil, 0o600))
 	must(t, os.Truncate(image, 64<<20))
-	if out, err := exec.Command("mkfs.ext4", "-q", image).CombinedOutput(); err != nil {
+	if out, err := exec.Command("mkfs.ext4", append(options, "-q", image)...).CombinedOutput(); err != nil {
 		t.Skipf("no mkfs.ext4: %v, %s", err, out)
 	}
 	mounted := false
