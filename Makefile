@@ -28,9 +28,11 @@ fuzz:
 	    echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 2s $$pkg; \
 	  done; done
 
-# soak repeats what CI does briefly: kills, reloads, connections.
+# soak repeats what CI does briefly: kills, ends, reloads, connections. With SOAK it is
+# the tests so named alone: make soak SOAK='TestPowerCut$$'.
+SOAK ?= Soak|Guessing|LoginTime|Kill|Terminated|PowerCut|IOErrors|DiskFull|Crash|EachCall|Reload|Memory|Overload|AckTime|UnknownRecipients|NoHerd|SlowClients|LinkRace|Bodies
 soak:
-	CADDY_SMTP_SOAK=1 go test -race -timeout 60m -v -run 'Soak|Guessing|LoginTime|Kill|PowerCut|IOErrors|Crash|EachCall|Reload|Memory|Overload|SlowClients|LinkRace|Bodies' ./tests/... ./smtpapp/queue/... ./smtpapp/client ./handlers/delivery/maildir
+	CADDY_SMTP_SOAK=1 go test -race -timeout 60m -v -run '$(SOAK)' ./tests/... ./smtpapp/queue/... ./smtpapp/client ./handlers/delivery/maildir
 
 # deferred measures long queues: starts, memory, and the rate of accepting beside.
 deferred:
