@@ -267,7 +267,10 @@ func arrived(t *testing.T, h *host, far *tally) (box *tally) {
 // that ends the process.
 func (h *host) release() {
 	h.t.Helper()
-	h.operate("?do=retry&held=false") // some of it within a minute only
+	wait(h.t, "the queue to be retried", func() bool { // some of it would be within a minute only
+		code, _ := h.operate("?do=retry&held=false")
+		return code == http.StatusOK // right after a start Caddy may serve, and not have an active configuration
+	})
 	wait(h.t, "all but held messages to be sent", func() bool { return len(h.queue("held=false")) == 0 })
 	held := h.queue("held=true")
 	for _, e := range held {
