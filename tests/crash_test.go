@@ -447,7 +447,7 @@ func endings(t *testing.T, sig syscall.Signal, n int, pause time.Duration, limit
 	if unheard > 16*n || limit < 1 && 2*unheard > 3*n {
 		t.Errorf("of %d messages taken before %d ends no client has heard", unheard, n)
 	}
-	if float64(extra) > limit*float64(n) || most > 3 || far.ours() > n/5 {
+	if float64(extra) > limit*float64(n) || most > 3 || limit < 1 && far.ours() > n/5 {
 		t.Errorf("%d copies too many at the sink after %d ends, at most %d of one, %d of them ours", extra, n, most, far.ours())
 	}
 }
@@ -455,7 +455,8 @@ func endings(t *testing.T, sig syscall.Signal, n int, pause time.Duration, limit
 // TestKilled: kill -9. What the sink has answered and was never read is sent again
 // (RFC 1047): how much that is depends on how busy the machine is, and how many
 // messages a second there are, so only the soak, alone on the machine, is held to
-// few; always it is at most what was under way, and hardly ever what was read.
+// few, and to hardly any that was read: a process may be stalled between a reply and
+// its note of it. Always it is at most what was under way.
 func TestKilled(t *testing.T) {
 	const underWay = 20 // attempts for the sink
 	t.Run("as fast as it goes", func(t *testing.T) { endings(t, syscall.SIGKILL, 5, 0, underWay) })
